@@ -1,0 +1,55 @@
+"""What a neural language model returns: hidden states and its head, so that logits are made only where asked for."""
+
+from __future__ import annotations
+
+import flax.struct
+import jax.numpy as jnp
+
+from jaxlm.core import numerics
+from jaxlm.core.types import Array
+
+FULL_LOGITS_BYTES = 2**30
+"""Up to this much float32 logits are made at once; beyond it, chunks of CHUNK_ROWS tokens."""
+CHUNK_ROWS = 8192
+
+
+@flax.struct.dataclass
+class NeuralOutput:
+    """A `ModelOutput` from final hidden states."""
+
+    hidden: Array  # [B, T, D], after the final norm, in compute dtype
+    head_DV: Array  # output projection; V may be padded beyond vocab_size
+    aux: dict[str, Array]
+    vocab_size: int = flax.struct.field(pytree_node=False)  # the true V
+    soft_cap: float = flax.struct.field(pytree_node=False, default=0.0)
+    chunk: int = flax.struct.field(pytree_node=False, default=0)  # rows; 0 chooses by size
+
+    def _project(self, hidden: Array) -> Array:
+        head = self.head_DV.astype(hidden.dtype)
+        logits = jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
+        return numerics.soft_cap(logits[..., : self.vocab_size], self.soft_cap)
+
+    def logits(self, positions: Array | None = None) -> Array:
+        """Float32 logits [B, T, V]; for positions int32 [B], those positions only, [B, V]."""
+        if positions is None:
+            return self._project(self.hidden)
+        picked = jnp.take_along_axis(self.hidden, positions[:, None, None], axis=1)[:, 0]
+        return self._project(picked)
+
+    def token_stats(self, targets_BT: Array) -> numerics.TokenStats:
+        """nll, log-normaliser and uniform nll of each target, nats, float32 [B, T]."""
+        batch, length, width = self.hidden.shape
+        rows = batch * length
+        chunk = self.chunk
+        if not chunk:
+            chunk = rows if rows * self.vocab_size * 4 <= FULL_LOGITS_BYTES else CHUNK_ROWS
+        hidden, targets = self.hidden.reshape(rows, width), targets_BT.reshape(rows)
+        if chunk >= rows:
+            stats = numerics.token_stats(self._project(hidden), targets)
+        else:
+            stats = numerics.chunked_token_stats(hidden, self._project, targets, chunk)
+        return numerics.TokenStats(*(value.reshape(batch, length) for value in stats))
+
+    def token_nll(self, targets_BT: Array) -> Array:
+        """Negative log-likelihood of each target, nats, float32 [B, T]."""
+        return self.token_stats(targets_BT).nll

@@ -1,0 +1,1 @@
+"""Text to batches, numpy only: tokenizers, sources, the token cache, tasks and the pipeline."""

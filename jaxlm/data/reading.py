@@ -1,0 +1,172 @@
+"""Bytes of files to pieces of text, streamed: memory stays flat however long a file is.
+
+A piece is cut where a tokenizer would cut anyway, so that tokenising the pieces equals tokenising
+the whole: after a line break between two characters that are no white space, else between a word
+and a single space. That is exact for bytes, characters and byte-level BPE that splits words as
+GPT-2 or cl100k do; for any other tokenizer, and where a megabyte has no such place, the tokens
+*are* those of the pieces. Which files to read is decided in sources.py.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+BLOCK = 1 << 15
+"""Bytes read at once, and about the characters of a piece; BPE is slower on longer ones."""
+_LONGEST = 1 << 20
+_LINE = re.compile(r"(?<=\S\n)(?=\S)")
+_SPACE = re.compile(r"(?<=\S)(?= \S)")
+
+
+def cut_point(text: str) -> int:
+    """The last place where `text` can be cut without changing its tokens, or 0."""
+    for pattern in (_LINE, _SPACE):
+        for start in (max(1, len(text) - 4096), 1):
+            places = [match.start() for match in pattern.finditer(text, start)]
+            if places:
+                return places[-1]
+    return 0
+
+
+def blocks(file: BinaryIO, limit: int | None = None) -> Iterator[bytes]:
+    """What is left of an open file, or its next `limit` bytes, in blocks."""
+    while limit is None or limit > 0:
+        block = file.read(BLOCK if limit is None else min(BLOCK, limit))
+        if not block:
+            return
+        limit = None if limit is None else limit - len(block)
+        yield block
+
+
+def decoded(raw: Iterable[bytes], name: str, offset: int = 0) -> Iterator[str]:
+    """Blocks of UTF-8 as text; a byte-order mark at the start of a file is dropped.
+
+    Args:
+      raw: consecutive blocks, which may end inside a character.
+      name: the file, for messages.
+      offset: position in the file of the first block, bytes.
+
+    Raises:
+      ValueError: not UTF-8; the file and the position are named.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    position = offset
+    for block in itertools.chain(raw, (b"",)):
+        pending = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{name} is not UTF-8: byte {position - pending + error.start} can't be decoded "
+                "(convert it, for example with iconv)"
+            ) from error
+        if position == 0 and text.startswith("\ufeff"):
+            text = text[1:]
+        position += len(block)
+        if text:
+            yield text
+
+
+def pieces(texts: Iterable[str]) -> Iterator[str]:
+    """Consecutive parts of one document, regrouped into pieces that can be tokenised apart."""
+    held = ""
+    for text in texts:
+        held += text
+        if len(held) < BLOCK:
+            continue
+        cut = cut_point(held) or (len(held) if len(held) > _LONGEST else 0)
+        if cut:
+            yield held[:cut]
+            held = held[cut:]
+    if held:
+        yield held
+
+
+def document_pieces(text: str) -> Iterator[str]:
+    """One document that is in memory, in pieces."""
+    if len(text) <= BLOCK:
+        return iter((text,))
+    return pieces(text[start : start + BLOCK] for start in range(0, len(text), BLOCK))
+
+
+def records(lines: Iterable[bytes], name: str, field: str, first_line: int = 1) -> Iterator[str]:
+    """The `field` of each line of a JSON Lines file; blank lines are no records.
+
+    Args:
+      lines: the file's lines, as bytes.
+      name: the file, for messages.
+      field: which entry holds the text.
+      first_line: number of the first line, for messages.
+
+    Raises:
+      ValueError: a line that isn't UTF-8 or JSON, or has no such text; file and line are named.
+    """
+    for number, line in enumerate(lines, first_line):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if line.strip():
+            where = f"{name} line {number}"
+            yield record_text(_parsed(line, where), field, where)
+
+
+def _parsed(line: bytes, where: str) -> Any:
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is not UTF-8: byte {error.start} of the line") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is not JSON: {error.msg} at column {error.colno}") from error
+
+
+def record_text(record: Any, field: str, where: str) -> str:
+    """The text of one record.
+
+    Raises:
+      ValueError: no such field, or it holds something else than text.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"{where} is not a JSON object: expected {{...}} with a field {field!r}")
+    if field not in record:
+        known = ", ".join(record) or "none"
+        raise ValueError(f"{where} has no field {field!r} (it has {known}); set data.text_field")
+    text = record[field]
+    if not isinstance(text, str):
+        kind = type(text).__name__
+        raise ValueError(f"{where}: field {field!r} is {kind}, not text; set data.text_field")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}: field {field!r} holds half a surrogate pair") from error
+    return text
+
+
+def digest_and_characters(file: BinaryIO, name: str) -> tuple[str, int]:
+    """SHA-256 and number of characters of a text file.
+
+    Raises:
+      ValueError: not UTF-8.
+    """
+    digest = hashlib.sha256()
+
+    def hashed() -> Iterator[bytes]:
+        for block in blocks(file):
+            digest.update(block)
+            yield block
+
+    characters = sum(map(len, decoded(hashed(), name)))
+    return digest.hexdigest(), characters
+
+
+def digest_and_records(file: BinaryIO) -> tuple[str, int]:
+    """SHA-256 and number of lines that aren't blank of a JSON Lines file."""
+    digest, count = hashlib.sha256(), 0
+    for line in file:
+        digest.update(line)
+        count += bool(line.strip())
+    return digest.hexdigest(), count

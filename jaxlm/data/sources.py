@@ -1,0 +1,252 @@
+"""Where text comes from: `data.path` to streams of documents, each with a digest of its content.
+
+One string names one source or a weighted mixture: "a.txt", "big/*.jsonl@0.3,bundled:speeches@0.7".
+Splitting follows one rule everywhere: the last `val_fraction`, in characters of texts and in lines
+of record files. Turning text into tokens is not done here.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import io
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+from jaxlm.data import bundled, cache, reading
+
+_SCHEMES = "a file or glob, bundled:NAME, tfds:NAME[:field], hf:NAME[:config], tokens:DIR"
+
+
+class Part(NamedTuple):
+    """One source of a mixture; weight None: in proportion to its size."""
+
+    path: str
+    weight: float | None
+
+
+class Source(Protocol):
+    """A stream of documents that can be read again and again."""
+
+    name: str
+    in_characters: bool  # how it is split: by characters, or by lines (records)
+
+    def scan(self) -> tuple[str, int]:
+        """Digest of the content, and its length in characters or records."""
+
+    def pieces(self) -> Iterator[tuple[str, bool]]:
+        """(text, whether a document ends with it): every record ends one; texts are separated."""
+
+
+class InputFile(NamedTuple):
+    """A file to be opened: on disk, or a bundled one."""
+
+    name: str
+    open: Callable[[], BinaryIO]
+
+
+def parse(path: str) -> list[Part]:
+    """Split `data.path` into its parts and their weights.
+
+    Raises:
+      ValueError: an empty part, a weight that isn't positive, or weights on some parts only.
+    """
+    if os.path.exists(path):
+        return [Part(path, None)]
+    parts = [_part(text.strip(), path) for text in path.split(",")]
+    if len({part.weight is None for part in parts}) > 1:
+        raise ValueError(f"data.path={path}: give every part a weight (part@weight), or none")
+    return parts
+
+
+def _part(text: str, path: str) -> Part:
+    if not text:
+        raise ValueError(f"data.path={path!r} has an empty part; accepted: {_SCHEMES}, joined by ,")
+    name, at, weight = text.rpartition("@")
+    if not at or os.path.exists(text) or not re.fullmatch(r"[-+.\de]+", weight):
+        return Part(text, None)
+    try:
+        value = float(weight)
+    except ValueError as error:
+        raise ValueError(f"data.path={path}: weight {weight!r} is not a number") from error
+    if not 0 < value < float("inf"):
+        raise ValueError(f"data.path={path}: weight {weight} must be positive")
+    return Part(name, value)
+
+
+def open_source(path: str, text_field: str = "text") -> Source:
+    """The source that one part of `data.path` names.
+
+    Args:
+      path: one part, without its weight; not "tokens:", which holds no text.
+      text_field: which entry of a record is the text.
+
+    Raises:
+      ValueError: nothing there, or it can't be used.
+    """
+    scheme, colon, rest = path.partition(":")
+    if colon and scheme == "bundled":
+        file = InputFile(path, lambda: io.BytesIO(bundled.read(rest)))
+        if bundled.entry(rest)["format"] == "jsonl":
+            return RecordFiles(path, [file], text_field)
+        return TextFiles(path, [file])
+    if colon and scheme == "tfds":
+        return _tfds(path, rest, text_field)
+    if colon and scheme == "hf":
+        return _hugging_face(path, rest, text_field)
+    return open_files(path, find_files(path), text_field)
+
+
+def open_files(name: str, paths: Sequence[str], text_field: str) -> Source:
+    """Local files as one source: *.jsonl are records, everything else is plain text."""
+    files = [InputFile(path, functools.partial(open, path, "rb")) for path in paths]
+    is_records = {path.endswith(".jsonl") for path in paths}
+    if len(is_records) > 1:
+        raise ValueError(
+            f"data.path={name} matches .jsonl files and others: name them as two parts, joined by ,"
+        )
+    return RecordFiles(name, files, text_field) if is_records.pop() else TextFiles(name, files)
+
+
+def find_files(path: str, what: str = "data.path") -> list[str]:
+    """The files that a path or glob names, sorted; `what` is the option it came from.
+
+    Raises:
+      ValueError: none.
+    """
+    if os.path.isfile(path):
+        return [path]
+    if os.path.isdir(path):
+        raise ValueError(f"{what}={path} is a folder: name its files, as in {path}/*.txt")
+    if glob.has_magic(path):
+        found = sorted(name for name in glob.glob(path, recursive=True) if os.path.isfile(name))
+        if found:
+            return found
+        raise ValueError(f"{what}={path}: no file matches")
+    accepted = f"; accepted: {_SCHEMES}" if what == "data.path" else ""
+    raise ValueError(f"{what}={path}: no such file{accepted}")
+
+
+class TextFiles:
+    """Plain texts, one document a file, read as one text that <eos> separates."""
+
+    in_characters = True
+
+    def __init__(self, name: str, files: Sequence[InputFile]):
+        self.name, self.files = name, files
+
+    def scan(self) -> tuple[str, int]:
+        digests, total = [], 0
+        for file in self.files:
+            with file.open() as opened:
+                digest, characters = reading.digest_and_characters(opened, file.name)
+            digests.append(digest)
+            total += characters
+        return cache.digest(["text", digests]), total
+
+    def pieces(self) -> Iterator[tuple[str, bool]]:
+        for number, file in enumerate(self.files, 1):
+            with file.open() as opened:
+                texts = reading.decoded(reading.blocks(opened), file.name)
+                yield from ended(reading.pieces(texts), number < len(self.files))
+
+
+class RecordFiles:
+    """JSON Lines, one document a line."""
+
+    in_characters = False
+
+    def __init__(self, name: str, files: Sequence[InputFile], field: str):
+        self.name, self.files, self.field = name, files, field
+
+    def scan(self) -> tuple[str, int]:
+        digests, total = [], 0
+        for file in self.files:
+            with file.open() as opened:
+                digest, records = reading.digest_and_records(opened)
+            digests.append(digest)
+            total += records
+        return cache.digest(["records", self.field, digests]), total
+
+    def pieces(self) -> Iterator[tuple[str, bool]]:
+        for file in self.files:
+            with file.open() as opened:
+                for text in reading.records(opened, file.name, self.field):
+                    yield from ended(reading.document_pieces(text), True)
+
+
+class Rows:
+    """Records of a dataset library, by index."""
+
+    in_characters = False
+
+    def __init__(self, name: str, rows: Any, field: str, digest: str):
+        self.name, self._rows, self._field, self._digest = name, rows, field, digest
+
+    def scan(self) -> tuple[str, int]:
+        return self._digest, len(self._rows)
+
+    def pieces(self) -> Iterator[tuple[str, bool]]:
+        for number in range(len(self._rows)):
+            row, where = dict(self._rows[number]), f"{self.name} record {number}"
+            if isinstance(row.get(self._field), bytes):
+                try:
+                    row[self._field] = row[self._field].decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise ValueError(f"{where} is not UTF-8: byte {error.start}") from error
+            text = reading.record_text(row, self._field, where)
+            yield from ended(reading.document_pieces(text), True)
+
+
+def ended(pieces: Iterator[str], ends_document: bool) -> Iterator[tuple[str, bool]]:
+    """Mark the last piece of a document as its end, or not."""
+    last = None
+    for piece in pieces:
+        if last is not None:
+            yield last, False
+        last = piece
+    if last is not None or ends_document:
+        yield last or "", ends_document
+
+
+def _tfds(name: str, rest: str, text_field: str) -> Rows:
+    match = re.fullmatch(r"([^:]+(?::\d[\d.*]*)?)(?::([^:]+))?", rest)
+    if match is None:
+        raise ValueError(f"data.path={name}: expected tfds:NAME[:field]")
+    dataset, field = match.group(1), match.group(2) or text_field
+    try:
+        import tensorflow_datasets as tfds
+
+        rows = tfds.data_source(dataset, split="train")
+        info = rows.dataset_info
+    except Exception as error:  # whatever it, its dataset's code or the network raises
+        raise ValueError(
+            f"data.path={name} can't be loaded by tfds.data_source: {_line(error)}"
+        ) from error
+    split = info.splits["train"]
+    facts = ["tfds", info.full_name, field, list(split.shard_lengths), split.num_bytes]
+    return Rows(name, rows, field, cache.digest(facts))
+
+
+def _hugging_face(name: str, rest: str, text_field: str) -> Rows:
+    dataset, _, config = rest.partition(":")
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"data.path={name} needs Hugging Face datasets: pip install 'jaxlm[hf]'"
+        ) from error
+    try:
+        rows = datasets.load_dataset(dataset, config or None, split="train")
+    except Exception as error:  # a dozen kinds, most of them the network's
+        raise ValueError(
+            f"data.path={name} can't be loaded (no network, or no such dataset?): {_line(error)}"
+        ) from error
+    return Rows(name, rows, text_field, cache.digest(["hf", dataset, config, rows._fingerprint]))
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

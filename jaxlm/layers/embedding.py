@@ -1,0 +1,34 @@
+"""Tables from ids to vectors."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxlm.core.types import Array
+from jaxlm.layers.linear import Initializer, named
+
+ONE_HOT_LIMIT = 512
+"""Below this many rows a product with a one-hot matrix is faster, backward, than a scatter (measured on CPU)."""
+
+
+class Embedding(nn.Module):
+    """A table [rows, features], float32; looked up in `dtype`."""
+
+    rows: int
+    features: int
+    kernel_init: Initializer
+    axes: tuple[str | None, str] = ("vocab", "embed")
+    dtype: str = "float32"
+
+    def setup(self):
+        self.embedding = self.param(
+            "embedding", named(self.kernel_init, *self.axes), (self.rows, self.features)
+        )
+
+    def __call__(self, ids: Array) -> Array:
+        table = self.embedding.astype(self.dtype)
+        if self.rows <= ONE_HOT_LIMIT:
+            return jnp.matmul(jax.nn.one_hot(ids, self.rows, dtype=self.dtype), table)
+        return jnp.take(table, ids, axis=0, mode="clip")

@@ -1,0 +1,42 @@
+"""Matrix products with named axes: the one place where kernels are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxlm.core.types import Array
+
+Initializer = Callable[..., Array]
+
+
+def named(init: Initializer, *axes: str | None) -> Initializer:
+    """An initializer whose parameter carries logical axis names (train/parallel.py maps them to the mesh)."""
+    return nn.with_logical_partitioning(init, axes)
+
+
+class Linear(nn.Module):
+    """y = x W (+ b): float32 parameters, products in `dtype`. W is [in, out], always two-dimensional."""
+
+    features: int
+    axes: tuple[str, str]
+    kernel_init: Initializer
+    bias: bool = False
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", named(self.kernel_init, *self.axes), (x.shape[-1], self.features))
+        dtype = jnp.dtype(self.dtype)
+        y = jnp.matmul(x.astype(dtype), kernel.astype(dtype))
+        if self.bias:
+            bias = self.param("bias", named(nn.initializers.zeros, self.axes[1]), (self.features,))
+            y = y + as_row(bias.astype(dtype), y)
+        return y
+
+
+def as_row(vector: Array, like: Array) -> Array:
+    """A vector shaped to broadcast over `like`'s last axis, its rank spelled out."""
+    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)

@@ -1,0 +1,179 @@
+"""From a config to the parts that a run is made of: data, model, objective, evaluators, mesh, optimizer, step."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from jaxlm import config as configs
+from jaxlm import registry
+from jaxlm.core.types import Batch, Objective, PyTree, Step, Task, TrainState
+from jaxlm.eval import EVALUATORS, Evaluator
+from jaxlm.train import optim, parallel, plan
+
+RESERVED_KEYS = ("id",)
+"""Batch entries that only evaluators and people read."""
+
+
+class Parts(NamedTuple):
+    """What `loop.run` works with."""
+
+    task: Task
+    model: Any
+    objective: Objective
+    evaluators: list[Evaluator]
+    mesh: Mesh
+    step: Step
+    on_nonfinite: str
+    abstract_state: TrainState  # shapes with their shardings
+    micro_batch_size: int
+
+
+def make_task(cfg: ConfigDict) -> Task:
+    """The dataset, tokenised and ready."""
+    return configs.implementation(cfg, "data")(configs.build(cfg, "data"))
+
+
+def make_model(cfg: ConfigDict) -> Any:
+    """The module that `model` names."""
+    return configs.implementation(cfg, "model")(configs.build(cfg, "model"))
+
+
+def resolve(cfg: ConfigDict, task: Task) -> FrozenConfigDict:
+    """A frozen copy with what only data and device know filled in; checks rules across sections.
+
+    Raises:
+      ValueError: a rule is broken; the keys are named.
+    """
+    cfg = cfg.copy_and_resolve_references()
+    for name in ("num_steps", "batch_size", "log_every"):
+        if cfg[name] < 1:
+            raise ValueError(f"{name}={cfg[name]} must be at least 1")
+    for name in (
+        "micro_batch_size",
+        "eval_every",
+        "checkpoint_every",
+        "sample_every",
+        "sample_tokens",
+    ):
+        if cfg[name] < 0:
+            raise ValueError(f"{name}={cfg[name]} must be 0 or more")
+    model = cfg.model
+    if "vocab_size" in model:
+        if model.vocab_size not in (0, task.info.vocab_size):
+            raise ValueError(
+                f"model.vocab_size={model.vocab_size}, but the tokenizer has {task.info.vocab_size}: leave it 0"
+            )
+        model.vocab_size = task.info.vocab_size
+    if "max_len" in model and "seq_len" in cfg.data and cfg.data.seq_len > model.max_len:
+        raise ValueError(
+            f"data.seq_len={cfg.data.seq_len} is longer than model.max_len={model.max_len}"
+        )
+    if "dtype" in model and model.dtype == "auto":
+        model.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return FrozenConfigDict(cfg)
+
+
+def assemble(cfg: FrozenConfigDict, task: Task, batch: dict[str, jax.ShapeDtypeStruct]) -> Parts:
+    """Build everything from a resolved config and one global batch's shapes.
+
+    Raises:
+      ValueError: parts that do not fit together, before anything is compiled.
+    """
+    model = make_model(cfg)
+    objective = configs.implementation(cfg, "objective")(configs.build(cfg, "objective"), model)
+    check_keys(batch, model, objective)
+    mesh = parallel.make_mesh(configs.build(cfg, "mesh"))
+    inputs = {
+        name: jax.ShapeDtypeStruct((1, *batch[name].shape[1:]), batch[name].dtype)
+        for name in model.inputs
+    }
+    params = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), **inputs))["params"]
+    micro_batch_size = cfg.micro_batch_size or plan.choose_micro_batch(
+        cfg.batch_size,
+        model,
+        params,
+        next(iter(batch.values())).shape[1],
+        parallel.batch_shards(mesh),
+    )
+    parallel.check_batch(cfg.batch_size, micro_batch_size, mesh)
+    tx, schedule = optim.build(configs.build(cfg, "optim"), cfg.num_steps, params)
+    step_config = configs.build(cfg, "step")
+    builder = configs.implementation(cfg, "step")(
+        step_config, model, objective, tx, schedule, cfg.batch_size // micro_batch_size
+    )
+    step = builder.build()
+    boxed = jax.eval_shape(step.init, jax.random.key(0), batch)
+    jax.eval_shape(step.fn, nn.unbox(boxed), batch)  # a wrong pairing fails here, in a second
+    shardings = parallel.state_shardings(boxed, mesh)
+    abstract_state = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        nn.unbox(boxed),
+        shardings,
+    )
+    evaluators = [
+        registry.lookup(EVALUATORS, name, f"evaluators[{index}]")(task.info, cfg.data.seq_len)
+        for index, name in enumerate(cfg.evaluators)
+    ]
+    return Parts(
+        task,
+        model,
+        objective,
+        evaluators,
+        mesh,
+        step,
+        step_config.on_nonfinite,
+        abstract_state,
+        micro_batch_size,
+    )
+
+
+def global_shapes(rows: Batch, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a whole batch, from one process's rows of it."""
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, *value.shape[1:]), value.dtype)
+        for name, value in rows.items()
+    }
+
+
+def check_keys(batch: Batch, model: Any, objective: Objective) -> None:
+    """Every entry of a batch is consumed, and every one that is needed is there.
+
+    Raises:
+      ValueError: neither model nor objective reads an entry, or one is missing.
+    """
+    needed = {*model.inputs, *objective.batch_keys}
+    unread = set(batch) - needed - set(model.optional_inputs) - set(RESERVED_KEYS)
+    if unread:
+        raise ValueError(
+            f"data.kind gives {sorted(unread)}, which neither the model ({type(model).__name__}) nor the objective "
+            f"({type(objective).__name__}) reads: nothing is dropped in silence"
+        )
+    if needed - set(batch):
+        raise ValueError(
+            f"data.kind does not give {sorted(needed - set(batch))}, which model or objective needs"
+        )
+
+
+def init_state(parts: Parts, seed: int, batch: dict[str, jax.ShapeDtypeStruct]) -> TrainState:
+    """A fresh state, made where it will live."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract_state)
+    make = jax.jit(lambda key: nn.unbox(parts.step.init(key, batch)), out_shardings=shardings)
+    return make(jax.random.key(seed))
+
+
+def abstract_weights(cfg: ConfigDict) -> dict[str, PyTree]:
+    """Shapes of the weights that a checkpoint of this config is evaluated with, under their name in the state."""
+    model = make_model(cfg)
+    tokens = jax.ShapeDtypeStruct((1, 1), "int32")
+    shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), **dict.fromkeys(model.inputs, tokens)))
+    return {"ema" if configs.build(cfg, "step").ema_decay else "params": shapes["params"]}
+
+
+def evaluation_params(state: TrainState) -> tuple[PyTree, str]:
+    """The weights that scores, samples and exports use, and their name: EMA where it is on."""
+    return (state.ema, "ema") if state.ema else (state.params, "raw")

@@ -1,0 +1,77 @@
+"""What this hardware can do: dense matmul peaks, from a table or measured, and memory."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+BF16_PEAK = {
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA L4": 121e12,
+    "Tesla T4": 65e12,  # float16
+    "TPU v2": 45e12,
+    "TPU v3": 123e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+}
+"""Dense (not 2:4-sparse) bfloat16 FLOP/s of one JAX device, from the vendors' data sheets."""
+
+
+class Peak(NamedTuple):
+    """FLOP/s of all devices together; 0 where nothing is known. `source` says where it is from."""
+
+    flops: float
+    source: str
+
+
+def device_name() -> str:
+    """The kind of device, and how many."""
+    kind = jax.devices()[0].device_kind
+    return f"{jax.device_count()} x {kind}" if jax.device_count() > 1 else kind
+
+
+@functools.cache
+def peak(dtype: str) -> Peak:
+    """The matmul peak that MFU is stated against: a data sheet's on accelerators, measured on a CPU."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return Peak(_measured(dtype), f"measured {dtype} matmul, n=2048")
+    if device.device_kind in BF16_PEAK and dtype in ("bfloat16", "float16"):
+        return Peak(
+            BF16_PEAK[device.device_kind] * jax.device_count(), "data sheet, dense bfloat16"
+        )
+    return Peak(0.0, f"unknown for {device.device_kind} in {dtype}")
+
+
+def _measured(dtype: str, size: int = 2048, repeats: int = 3) -> float:
+    x = jnp.ones((size, size), dtype)
+    product = jax.jit(jnp.matmul)
+    product(x, x).block_until_ready()
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        product(x, x).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * size**3 / best
+
+
+def memory_bytes() -> float:
+    """Memory of one device that a run may plan with; half of the machine's on a CPU."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return total / 2 / jax.local_device_count()
+    stats = device.memory_stats() or {}
+    return float(stats.get("bytes_limit", 0))

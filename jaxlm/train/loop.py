@@ -1,0 +1,154 @@
+"""The one training loop: the only Python loop over steps, and the only place that does I/O for a run.
+
+It knows nothing of how learning happens (train/steps), what is learned (objectives) or where arrays live (parallel).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jaxlm.train.writers import Writer
+from ml_collections import ConfigDict
+
+from jaxlm import config as configs
+from jaxlm.core.types import Batch
+from jaxlm.data import pipeline
+from jaxlm.train import assembly, devices, parallel, plan, report
+from jaxlm.train import workdir as folders
+from jaxlm.train.checkpoint import Checkpointer, state_digest
+from jaxlm.train.meter import Meter
+from jaxlm.train.signals import StopSignal
+
+
+def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Train what `cfg` says in `workdir`, or go on where an earlier process stopped; gives the summary.
+
+    Args:
+      cfg: from `config.base()`; not changed.
+      workdir: a folder, local or remote. The same config again resumes; another one is refused.
+      profile: (first, end) steps of a jax.profiler trace, end excluded.
+
+    Raises:
+      ValueError: something that the user can change; the message says what.
+      FloatingPointError: a step without finite loss or gradient, unless step.on_nonfinite="skip".
+      SystemExit: SIGINT or SIGTERM came; a checkpoint was saved.
+    """
+    started = time.perf_counter()
+    workdir = folders.open_workdir(workdir)
+    task = assembly.make_task(cfg)
+    cfg = assembly.resolve(cfg, task)
+    folders.claim(workdir, cfg, task.info.tokenizer)
+    source = pipeline.train_batches(
+        task, cfg.seed, cfg.batch_size, jax.process_index(), jax.process_count()
+    )
+    example = assembly.global_shapes(source[0], cfg.batch_size)
+    parts = assembly.assemble(cfg, task, example)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(parts.mesh))
+        stack.enter_context(nn.logical_axis_rules(parallel.RULES))
+        writer = stack.enter_context(contextlib.closing(Writer(workdir, cfg.num_steps)))
+        config = configs.build(cfg, "checkpoint")
+        checkpoints = Checkpointer(workdir / folders.CHECKPOINTS, config, writer.log)
+        stack.enter_context(contextlib.closing(checkpoints))
+        prediction = plan.make(cfg, parts, example)
+        for line in prediction.lines:
+            writer.log(line)
+
+        state, start, seconds_before = _restore(checkpoints, parts, writer.log)
+        if state is None:
+            state = assembly.init_state(parts, cfg.seed, example)
+        writer.resume(start)
+        step_fn, compile_seconds = _compile(parts, example, writer.log)
+        place = parallel.placer(parts.mesh)
+        meter = Meter(prediction, cfg.num_steps, seconds_before)
+        observer = report.Observer(cfg, workdir, parts, writer, meter, place)
+        batches = pipeline.BatchIterator(
+            source, seed=cfg.seed, digest=task.info.digest, start_step=start
+        )
+        stack.enter_context(contextlib.closing(batches))
+        stop = stack.enter_context(StopSignal())
+        pending = None  # the step in flight: its metrics are read when the next one is on its way
+        for step in range(start, cfg.num_steps):
+            observer.profile(profile, step)
+            batch = next(batches)
+            state, metrics = step_fn(state, place(batch))
+            if pending is not None:
+                observer.step_done(*pending, batches.wait_seconds)
+            pending = (step, metrics, batch)
+            due = observer.due(step + 1)
+            if not due and not stop.requested:
+                continue
+            observer.step_done(*pending, batches.wait_seconds)
+            pending = None
+            with meter.paused():
+                if "eval" in due:
+                    observer.evaluate(state, step + 1)
+                if "sample" in due:
+                    observer.sample(state, step + 1)
+            if "checkpoint" in due or stop.requested:
+                extra = {"data": batches.state(), "train_seconds": meter.train_seconds}
+                checkpoints.save(
+                    state, extra, step + 1, observer.metric(step + 1, config.best_metric)
+                )
+            if stop.requested:
+                checkpoints.wait()
+                stop.leave(writer.log, workdir, step + 1, cfg.num_steps)
+        checkpoints.wait()
+        observer.end_profile()
+        summary = meter.totals(cfg.num_steps) | {
+            "final_step": cfg.num_steps,
+            **observer.final_scores(state, cfg.num_steps),
+            "compile_seconds": compile_seconds,
+            "num_params": prediction.num_params,
+            "peak_flops": prediction.peak.flops or None,
+            "device": devices.device_name(),
+            "state_sha256": state_digest(state, batches.state()),
+            "workdir": str(workdir),
+            "wall_seconds": time.perf_counter() - started,
+        }
+        writer.finish(summary)
+    return summary
+
+
+def show_batch(cfg: ConfigDict, num_examples: int = 2) -> str:
+    """The first training batch as a person reads it: token pieces, targets, what is masked."""
+    task = assembly.make_task(cfg)
+    return task.show(pipeline.train_batches(task, cfg.seed, cfg.batch_size)[0], num_examples)
+
+
+def _restore(checkpoints: Checkpointer, parts: assembly.Parts, log: Callable[[str], None]):
+    """(state, step, training seconds so far) of the newest valid checkpoint, or (None, 0, 0.0)."""
+    restored = checkpoints.restore(parts.abstract_state)
+    if restored is None:
+        return None, 0, 0.0
+    state, extra, step = restored
+    if extra["data"]["digest"] != parts.task.info.digest:
+        raise ValueError(
+            "the data is not what this run was trained on: the text behind data.path has changed. "
+            "Take another --workdir, or put the text back"
+        )
+    log(f"resumed    step {step} from {checkpoints.directory}")
+    return state, step, extra["train_seconds"]
+
+
+def _compile(parts: assembly.Parts, example: Batch, log: Callable[[str], None]):
+    """The step, ready to call, and the seconds that compiling took; host code is taken as it is."""
+    if not parts.step.compiled:
+        return parts.step.fn, 0.0
+    begin = time.perf_counter()
+    where = parallel.batch_sharding(parts.mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=where)
+        for name, value in example.items()
+    }
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract_state)
+    step = jax.jit(parts.step.fn, donate_argnums=0, out_shardings=(shardings, None))
+    compiled = step.lower(parts.abstract_state, batch).compile()
+    seconds = time.perf_counter() - begin
+    log(f"compiled   in {seconds:.1f} s")
+    return compiled, seconds

@@ -1,0 +1,138 @@
+"""Before compiling: what was chosen and why, and how much memory and time the run will take on this hardware."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlm.core.types import PyTree, SplitInfo
+from jaxlm.train import devices
+
+ASSUMED_MFU = {"cpu": 0.45, "gpu": 0.35, "tpu": 0.4}
+"""Share of the peak that a run is expected to reach; the log shows what it does reach."""
+LONG_RUN_SECONDS = 24 * 3600.0
+
+
+def tree_bytes(tree: PyTree) -> int:
+    """Bytes of all leaves, shapes or arrays."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def num_params(params: PyTree) -> int:
+    """Entries of all leaves."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def flops_per_token(model: Any, params: PyTree, seq_len: int) -> tuple[float, str]:
+    """Training FLOPs a token and their formula; 6 N where the model gives none of its own."""
+    if hasattr(model, "flops_per_token"):
+        return model.flops_per_token(params, seq_len), "6 N + 12 L H K T"
+    return 6.0 * num_params(params), "6 N"
+
+
+def activation_bytes(model: Any, params: PyTree, num_tokens: int) -> float:
+    """What the backward pass of `num_tokens` needs, by the model or by a rule of thumb."""
+    if hasattr(model, "activation_bytes"):
+        return model.activation_bytes(num_tokens)
+    return 64.0 * num_tokens * max(leaf.shape[-1] for leaf in jax.tree.leaves(params) if leaf.ndim)
+
+
+def choose_micro_batch(
+    batch_size: int, model: Any, params: PyTree, seq_len: int, shards: int
+) -> int:
+    """The largest part of a batch whose predicted memory fits a device.
+
+    Sixteen bytes a parameter for weights, gradients and two moments in float32; the rest of 90 % of the memory is
+    for activations. The choice is a function of the machine and the config alone.
+    """
+    room = 0.9 * devices.memory_bytes() - 16.0 * num_params(params)
+    fitting = [
+        size
+        for size in range(shards, batch_size + 1, shards)
+        if batch_size % size == 0
+        and activation_bytes(model, params, size // shards * seq_len) <= room
+    ]
+    return max(fitting, default=shards)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Figures of a run before its first step."""
+
+    num_params: int
+    tokens_per_step: int
+    flops_per_token: float
+    formula: str
+    peak: devices.Peak
+    seconds: float  # 0: unknown
+    epochs: float
+    memory: float  # bytes a device
+    lines: tuple[str, ...]
+
+
+def make(cfg: Any, parts: Any, batch: Any) -> Plan:
+    """Predict a run; `lines` is what a person reads."""
+    params = parts.abstract_state.params
+    count = num_params(params)
+    seq_len = next(iter(batch.values())).shape[1]
+    tokens = cfg.batch_size * seq_len
+    flops, formula = flops_per_token(parts.model, params, seq_len)
+    dtype = cfg.model.dtype if "dtype" in cfg.model else "float32"
+    peak = devices.peak(dtype)
+    assumed = ASSUMED_MFU.get(jax.default_backend(), 0.35)
+    seconds = cfg.num_steps * tokens * flops / (peak.flops * assumed) if peak.flops else 0.0
+    train: SplitInfo = parts.task.info.splits["train"]
+    epochs = cfg.num_steps * tokens / max(1, train.num_tokens)
+    shards = parts.mesh.shape["data"] * parts.mesh.shape["fsdp"]
+    local = sum(
+        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * 4
+        for leaf in jax.tree.leaves(parts.abstract_state)
+    )
+    gradients = sum(
+        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * 4 for leaf in jax.tree.leaves(params)
+    )
+    memory = (
+        local
+        + gradients
+        + activation_bytes(parts.model, params, parts.micro_batch_size // shards * seq_len)
+    )
+    mesh = " ".join(f"{axis}={size}" for axis, size in parts.mesh.shape.items())
+    part = f", {cfg.batch_size // parts.micro_batch_size} micro-batches of {parts.micro_batch_size}"
+    lines = [
+        f"device     {devices.device_name()} | mesh {mesh} | compute {dtype}, parameters float32 | attention {attention(parts.model)}",
+        f"model      {type(parts.model).__name__}, {count:,} parameters | {flops:.4g} training FLOPs a token ({formula})",
+        f"data       {train.num_tokens:,} training tokens, vocabulary {parts.task.info.vocab_size:,} | {epochs:.3g} epochs",
+        f"step       {tokens:,} tokens ({cfg.batch_size} x {seq_len}){part if part[2] != '1' else ''} | {cfg.num_steps:,} steps",
+        f"memory     about {memory / 2**30:.2f} GiB a device predicted, {devices.memory_bytes() / 2**30:.1f} GiB to plan with",
+        f"time       {duration(seconds)} for {cfg.num_steps * tokens:.3g} tokens at an assumed {assumed:.0%} of "
+        f"{peak.flops / 1e12:.3g} TFLOP/s ({peak.source})"
+        if seconds
+        else f"time       not predicted: the peak is {peak.source}",
+    ]
+    if seconds > LONG_RUN_SECONDS or (devices.memory_bytes() and memory > devices.memory_bytes()):
+        lines.append(
+            "WARNING    this hardware is too small for this run; it goes on. For a first result here: "
+            "python -m jaxlm.launch --config experiments/quickstart.py"
+        )
+    return Plan(count, tokens, flops, formula, peak, seconds, epochs, memory, tuple(lines))
+
+
+def attention(model: Any) -> str:
+    """The attention backend that the model will run, and why."""
+    chosen = getattr(model, "attention_choice", None)
+    return "{} ({})".format(*chosen()) if chosen else "the model's own"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit a person thinks in."""
+    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return (
+                f"{seconds / size:.0f} {unit}"
+                if seconds / size >= 10
+                else f"{seconds / size:.1f} {unit}"
+            )
+    return f"{seconds / 86400:.1f} days"

@@ -1,0 +1,142 @@
+"""What a run shows while it goes: metric rows, evaluations, samples, profiles, and the stop on a non-finite step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jaxlm.train.writers import Writer
+
+from jaxlm.core.types import Batch, TrainState
+from jaxlm.decode import sampling
+from jaxlm.eval import Row
+from jaxlm.eval.predict import Scorer
+from jaxlm.train import assembly
+from jaxlm.train.meter import Meter
+
+BOUNDARIES = {"eval": "eval_every", "sample": "sample_every", "checkpoint": "checkpoint_every"}
+
+
+class Observer:
+    """Turns the loop's raw results into rows for the writer; changes nothing of the run."""
+
+    def __init__(
+        self,
+        cfg: Any,
+        workdir: Any,
+        parts: assembly.Parts,
+        writer: Writer,
+        meter: Meter,
+        place: Any,
+    ):
+        self.cfg, self.workdir, self.parts = cfg, workdir, parts
+        self.writer, self.meter = writer, meter
+        self.scorers = [Scorer(evaluator, parts.model, place) for evaluator in parts.evaluators]
+        self.rows: tuple[int, list[Row]] = (-1, [])
+        train = parts.task.info.splits["train"]
+        self.bytes_per_token = train.num_bytes / max(1, train.num_tokens)
+        self.profiling = False
+
+    def due(self, done: int) -> set[str]:
+        """What is to be done after `done` steps; everything after the last."""
+        if done == self.cfg.num_steps:
+            return set(BOUNDARIES)
+        every = {what: self.cfg[key] for what, key in BOUNDARIES.items()}
+        return {what for what, steps in every.items() if steps and done % steps == 0}
+
+    def step_done(
+        self, step: int, metrics: dict[str, Any], batch: Batch, wait_seconds: float
+    ) -> None:
+        """Wait for a step's metrics, check them, and write a row every `log_every` steps.
+
+        Raises:
+          FloatingPointError: the step was not finite and step.on_nonfinite is "stop".
+        """
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self.meter.tick()
+        done = step + 1
+        if not values.pop("finite", 1.0):
+            self._nonfinite(step, values, batch)
+        if done % self.cfg.log_every == 0 or done == self.cfg.num_steps:
+            row = values | self.meter.window(done, wait_seconds)
+            if "loss" in row and self.bytes_per_token:
+                row["bits_per_byte"] = row["loss"] / math.log(2) / self.bytes_per_token
+            self.writer.train(done, row)
+
+    def _nonfinite(self, step: int, values: dict[str, float], batch: Batch) -> None:
+        path = self.workdir / f"nonfinite_step_{step}.npz"
+        shown = ", ".join(f"{name}={value}" for name, value in values.items())
+        where = f"step {step} (batch {step} of seed {self.cfg.seed}) is not finite: {shown}"
+        if self.parts.on_nonfinite == "skip":
+            self.writer.log(f"skipped    {where}; parameters are as before it")
+            return
+        with path.open("wb") as file:
+            np.savez(file, **{name: np.asarray(value) for name, value in batch.items()})
+        raise FloatingPointError(
+            f"{where}. Parameters are as before it; its batch is in {path}. Lower optim.learning_rate, or set "
+            "step.on_nonfinite=skip to leave such batches out"
+        )
+
+    def evaluate(self, state: TrainState, done: int) -> None:
+        """Every evaluator over the validation split, with the weights that evaluation uses."""
+        params, weights = assembly.evaluation_params(state)
+        rows = []
+        for scorer in self.scorers:
+            rows += scorer(params, self.parts.task.eval("val", self.parts.micro_batch_size))
+        self.rows = (done, rows)
+        self.writer.eval(done, rows, weights)
+
+    def metric(self, done: int, name: str) -> float | None:
+        """An evaluation value of this very step, for keep-best."""
+        step, rows = self.rows
+        return next((row.value for row in rows if step == done and row.name == name), None)
+
+    def final_scores(self, state: TrainState, done: int) -> dict[str, Any]:
+        """`val_*` entries of the summary; evaluates unless that was just done."""
+        if self.rows[0] != done:
+            self.evaluate(state, done)
+        scores: dict[str, Any] = {"val_weights": assembly.evaluation_params(state)[1]}
+        for row in self.rows[1]:
+            scores |= {f"val_{row.name}": row.value, f"val_{row.name}_stderr": row.stderr}
+        return scores
+
+    def sample(self, state: TrainState, done: int) -> None:
+        """A text written by the model so far; nothing for models or data without text."""
+        tokenizer = self.parts.task.info.tokenizer
+        if (
+            tokenizer is None
+            or not hasattr(self.parts.model, "extend")
+            or not self.cfg.sample_tokens
+        ):
+            return
+        prompt = self.cfg.sample_prompt or "\n"
+        tokens = sampling.sample(
+            self.parts.model,
+            assembly.evaluation_params(state)[0],
+            [tokenizer.encode(prompt)],
+            max_tokens=self.cfg.sample_tokens,
+            max_len=self.cfg.data.seq_len,
+            temperature=0.8,
+            seed=self.cfg.seed + done,
+            eos_id=tokenizer.eos_id,
+        )
+        self.writer.samples(done, prompt + tokenizer.decode(tokens[0]))
+
+    def profile(self, window: tuple[int, int] | None, step: int) -> None:
+        """Start or stop a jax.profiler trace in workdir/profile."""
+        if window and step == window[0]:
+            jax.profiler.start_trace(str(self.workdir / "profile"))
+            self.profiling = True
+        if self.profiling and step == window[1]:
+            self.end_profile()
+
+    def end_profile(self) -> None:
+        """Write the trace, if one is running."""
+        if self.profiling:
+            jax.profiler.stop_trace()
+            self.profiling = False
+            self.writer.log(
+                f"profile    {self.workdir / 'profile'}: open it with TensorBoard or Perfetto"
+            )

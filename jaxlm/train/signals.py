@@ -1,0 +1,41 @@
+"""Ctrl-C and SIGTERM end a run after the step in flight, with a checkpoint; a second one ends it at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+
+class StopSignal:
+    """A context in which `requested` turns true when SIGINT or SIGTERM comes."""
+
+    def __init__(self):
+        self.requested = False
+        self._number = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.requested, self._number = True, number
+        signal.signal(number, self._before[number])
+
+    def leave(
+        self, log: Callable[[str], None], workdir: Any, step: int, num_steps: int
+    ) -> NoReturn:
+        """Say how to go on, and end the process with the status that shells expect of this signal."""
+        name = signal.Signals(self._number).name
+        log(
+            f"stopped    by {name} at step {step} of {num_steps}, saved in {workdir}: the same command goes on"
+        )
+        raise SystemExit(128 + self._number)

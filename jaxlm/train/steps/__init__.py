@@ -1,0 +1,5 @@
+"""How learning happens, by name: each builds a `core.types.Step`."""
+
+STEPS = {
+    "gradient": "jaxlm.train.steps.gradient:Gradient",
+}

@@ -1,0 +1,141 @@
+"""Learning by gradients: one optimizer over one objective, exact under accumulation, padding and devices.
+
+The loss of a step is sum_k coef_k S_k / W_k, with W_k of the whole global batch, so that micro-batches and
+devices only add up sums. A step whose loss or gradient is not finite leaves parameters and optimizer alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxlm.core import metrics, randomness
+from jaxlm.core.types import Array, Batch, LossContext, LossOut, Objective, Step, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What a gradient step does besides the optimizer's update."""
+
+    ema_decay: float = 0.0  # of an exponential moving average of the parameters; 0: off
+    on_nonfinite: str = "stop"  # or "skip": what the loop does after a step without finite loss or gradient
+
+    def __post_init__(self):
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"step.ema_decay={self.ema_decay} must be in [0, 1)")
+        if self.on_nonfinite not in ("stop", "skip"):
+            raise ValueError(f'step.on_nonfinite="{self.on_nonfinite}": accepted are stop, skip')
+
+
+class Gradient:
+    """Builds the step; `num_micro_batches` must divide the batch."""
+
+    Config = Config
+
+    def __init__(self, config: Config, model: Any, objective: Objective, tx, schedule, num_micro_batches: int):
+        if objective.coupled and num_micro_batches > 1:
+            raise ValueError(
+                f"micro_batch_size splits a batch into {num_micro_batches} parts, but the objective couples its "
+                "rows: set micro_batch_size to batch_size"
+            )
+        self.config, self.model, self.objective = config, model, objective
+        self.tx, self.schedule, self.num_micro_batches = tx, schedule, num_micro_batches
+
+    def build(self) -> Step:
+        """The contract that the loop calls."""
+        return Step(self.init, self.step, compiled=True)
+
+    def init(self, key: Array, batch: Batch) -> TrainState:
+        """A state with fresh parameters, from a batch's shapes alone."""
+        params_key, root = jax.random.split(key)
+        inputs = {name: jnp.zeros((1, *batch[name].shape[1:]), batch[name].dtype) for name in self.model.inputs}
+        boxed = self.model.init(params_key, **inputs)["params"]  # boxes name the logical axes
+        params = nn.unbox(boxed)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=boxed,
+            frozen={},
+            vars={},
+            opt_state=self.tx.init(params),
+            ema=jax.tree.map(jnp.copy, params) if self.config.ema_decay else {},
+            key=jax.random.key_data(root),
+        )
+
+    def loss_and_gradients(self, state: TrainState, batch: Batch) -> tuple[LossOut, Any, Array]:
+        """Sums over the whole batch, the gradient of sum_k coef_k S_k / W_k, and that loss."""
+        scales = self._scales(batch)
+        key = randomness.step_key(state.key, state.step)
+
+        def loss(params, micro_batch, index, variables):
+            micro_key = jax.random.fold_in(key, index)
+            ctx = LossContext(state.frozen, variables, state.step, micro_key, train=True)
+            out = self.objective(params, ctx, micro_batch)
+            return sum(scales[term] * out.sums[term] for term in self.objective.terms), out
+
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        if self.num_micro_batches == 1:
+            (value, out), grads = gradient(state.params, batch, jnp.int32(0), state.vars)
+            return out, grads, value
+        count = self.num_micro_batches
+        # Row r goes to micro-batch r % count, so that every device keeps its rows.
+        parts = jax.tree.map(
+            lambda x: jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1), batch
+        )
+
+        def body(carry, part):
+            value, grads, sums, report, variables = carry
+            micro_batch, index = part
+            (more, out), more_grads = gradient(state.params, micro_batch, index, variables)
+            grads, sums, report = metrics.merge((grads, sums, report), (more_grads, out.sums, out.report))
+            return (value + more, grads, sums, report, out.vars), None
+
+        first = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(gradient, state.params, first, jnp.int32(0), state.vars)
+        (value_shape, out_shape), grads_shape = shapes
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype),
+            (value_shape, grads_shape, out_shape.sums, out_shape.report),
+        )
+        carry, _ = jax.lax.scan(
+            body, (*zeros, state.vars), (parts, jnp.arange(count, dtype=jnp.int32))
+        )
+        value, grads, sums, report, variables = carry
+        return LossOut(sums, report, variables), grads, value
+
+    def _scales(self, batch: Batch) -> dict[str, Array]:
+        """coef_k / W_k, 0 where nothing is weighed."""
+        weights = self.objective.weights(batch)
+        return {
+            term: jnp.where(weights[term] > 0, coef / jnp.maximum(weights[term], 1e-30), 0.0)
+            for term, coef in self.objective.terms.items()
+        }
+
+    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        """One update. Metrics: `loss_total`, every reported mean, `grad_norm`, `lr`, `finite`."""
+        out, grads, value = self.loss_and_gradients(state, batch)
+        grad_norm = optax.global_norm(grads)
+        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+
+        def update():
+            updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            ema = state.ema
+            if self.config.ema_decay:
+                ema = optax.incremental_update(params, ema, 1 - self.config.ema_decay)
+            return params, opt_state, ema, out.vars
+
+        def skip():
+            return state.params, state.opt_state, state.ema, state.vars
+
+        params, opt_state, ema, variables = jax.lax.cond(finite, update, skip)
+        new_state = state.replace(
+            step=state.step + 1, params=params, opt_state=opt_state, ema=ema, vars=variables
+        )
+        report = {name: metrics.mean(sums) for name, sums in out.report.items()}
+        shown = {"loss_total": value, "grad_norm": grad_norm, "lr": self.schedule(state.step)}
+        return new_state, report | shown | {"finite": finite}

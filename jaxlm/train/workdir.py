@@ -1,0 +1,98 @@
+"""A run's folder: made or recognised, claimed for one config, and what is in it for others to load."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxlm import config as configs
+from jaxlm.core.types import Tokenizer
+from jaxlm.data import tokenizers
+
+CONFIG, TOKENIZER, CHECKPOINTS = "config.json", "tokenizer", "checkpoints"
+
+
+def open_workdir(path: Any) -> epath.Path:
+    """The folder, made if missing, known to be writable.
+
+    Raises:
+      ValueError: it can't be written.
+    """
+    workdir = epath.Path(path)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"--workdir {path} can't be written ({error}): choose another folder"
+        ) from error
+    return workdir
+
+
+def existing(path: Any) -> epath.Path:
+    """The folder of an earlier run.
+
+    Raises:
+      ValueError: there is none.
+    """
+    workdir = epath.Path(path)
+    if not (workdir / CONFIG).exists():
+        raise ValueError(f"{path} is no run's folder: it has no {CONFIG}")
+    return workdir
+
+
+def load_tokenizer(workdir: epath.Path) -> Tokenizer | None:
+    """The tokenizer that a run was trained with, from the run's own copy.
+
+    Raises:
+      ValueError: the copy is damaged or was changed.
+    """
+    if not (workdir / TOKENIZER).exists():
+        return None
+    tokenizer = tokenizers.load(workdir / TOKENIZER)
+    check_tokenizer(workdir, tokenizer)
+    return tokenizer
+
+
+def claim(workdir: epath.Path, cfg: ConfigDict, tokenizer: Tokenizer | None) -> None:
+    """Record config and tokenizer in a new folder; in a used one, insist that they are the same.
+
+    Raises:
+      ValueError: the folder belongs to another config or tokenizer; what differs is listed.
+    """
+    path = workdir / CONFIG
+    if path.exists():
+        lines = configs.differences(cfg, configs.read(path))
+        if lines:
+            raise ValueError(
+                f"{workdir} holds a run with another config: {'; '.join(lines)}. Take another --workdir, "
+                "or the config that the run was started with"
+            )
+        check_tokenizer(workdir, tokenizer)
+        return
+    if tokenizer is not None:
+        folder = workdir / TOKENIZER
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(folder)
+        (workdir / "tokenizer.sha256").write_text(tokenizer.digest + "\n")
+    configs.save(cfg, path)
+
+
+def check_tokenizer(workdir: epath.Path, tokenizer: Tokenizer | None) -> None:
+    """Insist that a tokenizer is the one that a run was trained with.
+
+    Raises:
+      ValueError: it is another one.
+    """
+    path = workdir / "tokenizer.sha256"
+    if tokenizer is None or not path.exists():
+        return
+    if path.read_text().strip() != tokenizer.digest:
+        raise ValueError(
+            f"the data's tokenizer ({tokenizer.name}) is not the one that {workdir} was trained with: the text or "
+            "data.tokenizer has changed. Take another --workdir, or the data that the run was started with"
+        )

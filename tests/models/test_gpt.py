@@ -1,0 +1,219 @@
+"""GPT in all its shapes: what every model must hold (docs/architecture.md, section 5)."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxlm.layers.transformer import stack_layers
+from jaxlm.models.gpt import GPT, GPTConfig
+
+GPT2 = GPTConfig(vocab_size=50, num_layers=2, d_model=32, num_heads=4, max_len=24)
+LLAMA = dataclasses.replace(
+    GPT2, positions="rotary", norm="rmsnorm", mlp="swiglu", bias=False, num_kv_heads=2, tie_embeddings=False
+)
+SHAPES = {
+    "gpt2": GPT2,
+    "llama": LLAMA,
+    "qk_norm relu2": dataclasses.replace(LLAMA, qk_norm=True, mlp="relu2", logit_soft_cap=15.0),
+    "alibi window": dataclasses.replace(GPT2, positions="alibi", window=5, attention_soft_cap=20.0),
+    "scanned": dataclasses.replace(LLAMA, scan_layers=True),
+}
+
+
+def build(config, key, length=24):
+    model = GPT(config)
+    tokens = jax.random.randint(key, (2, length), 0, config.vocab_size)
+    params = nn.unbox(model.init(jax.random.key(1), tokens))["params"]
+    return model, params, tokens
+
+
+def logits(model, params, tokens, **kwargs):
+    return model.apply({"params": params}, tokens, **kwargs).logits()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_dtypes_and_jit(key, name):
+    model, params, tokens = build(SHAPES[name], key)
+    plain = logits(model, params, tokens)
+    assert plain.shape == (2, 24, 50) and plain.dtype == jnp.float32
+    assert bool(jnp.isfinite(plain).all())
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    jitted = jax.jit(lambda params, tokens: logits(model, params, tokens))(params, tokens)
+    np.testing.assert_allclose(plain, jitted, rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_keeps_float32_parameters_and_logits(key):
+    model, params, tokens = build(dataclasses.replace(LLAMA, dtype="bfloat16"), key)
+    output = model.apply({"params": params}, tokens)
+    assert output.hidden.dtype == jnp.bfloat16 and output.logits().dtype == jnp.float32
+    assert jax.tree.leaves(params)[0].dtype == jnp.float32
+
+
+def count(params):
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def test_gpt2_small_has_124_million_parameters():
+    model = GPT(GPTConfig(vocab_size=50257))
+    tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    params = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), tokens))["params"]
+    padded = (50304 - 50257) * 768
+    assert count(params) - padded == 124_439_808  # the published GPT-2 small
+    assert model.flops_per_token(params, 1024) == 6 * (124_439_808 + padded - 1024 * 768) + 12 * 12 * 768 * 1024
+
+
+def test_llama_parameter_count_in_closed_form(key):
+    _, params, _ = build(LLAMA, key)
+    d, f, v, heads, groups, width = 32, 128, 128, 4, 2, 8
+    block = d * width * (2 * heads + 2 * groups) + 3 * d * f + 2 * d
+    assert count(params) == 2 * v * d + 2 * block + d
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_causal_by_changing_a_later_token(key, name):
+    model, params, tokens = build(SHAPES[name], key)
+    changed = tokens.at[:, 15].set((tokens[:, 15] + 1) % 50)
+    before, after = logits(model, params, tokens), logits(model, params, changed)
+    np.testing.assert_allclose(before[:, :15], after[:, :15], atol=1e-6)
+    assert float(jnp.abs(before[:, 15] - after[:, 15]).max()) > 1e-3
+
+
+def test_window_forgets_what_lies_before_it(key):
+    config = dataclasses.replace(GPT2, positions="none", window=4, num_layers=1)
+    model, params, tokens = build(config, key)
+    changed = tokens.at[:, 3].set((tokens[:, 3] + 1) % 50)
+    moved = jnp.abs(logits(model, params, tokens) - logits(model, params, changed)).max((0, 2))
+    assert [position for position in range(24) if moved[position] > 1e-6] == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_padding_behind_changes_nothing(key, name):
+    model, params, tokens = build(SHAPES[name], key)
+    short = logits(model, params, tokens[:, :9])
+    padded = logits(model, params, jnp.pad(tokens[:, :9], ((0, 0), (0, 15))))
+    np.testing.assert_allclose(short, padded[:, :9], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "alibi window"])
+def test_a_packed_document_scores_as_it_does_alone(key, name):
+    model, params, tokens = build(SHAPES[name], key)
+    segments = jnp.repeat(jnp.array([[1, 2]]), jnp.array([10, 14]), axis=1, total_repeat_length=24)
+    places = jnp.concatenate([jnp.arange(10), jnp.arange(14)])[None].astype(jnp.int32)
+    both = jnp.broadcast_to(segments, (2, 24)), jnp.broadcast_to(places, (2, 24))
+    packed = logits(model, params, tokens, segment_ids=both[0], positions=both[1])
+    np.testing.assert_allclose(packed[:, :10], logits(model, params, tokens[:, :10]), atol=1e-5)
+    np.testing.assert_allclose(packed[:, 10:], logits(model, params, tokens[:, 10:]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_cache_equals_full_forward_also_for_ragged_rows(key, name):
+    model, params, tokens = build(SHAPES[name], key)
+    full = logits(model, params, tokens)
+    cache = model.init_cache(params, 2, 24)
+    lengths = jnp.array([5, 9])
+    output, cache = model.extend(params, cache, tokens[:, :9], lengths)
+    np.testing.assert_allclose(output.logits(lengths - 1), full[jnp.arange(2), lengths - 1], atol=1e-5)
+    for _ in range(6):
+        row = jnp.arange(2)
+        output, new_cache = model.extend(
+            params, cache, tokens[row, cache.lengths_B][:, None], jnp.ones(2, jnp.int32)
+        )
+        np.testing.assert_allclose(output.logits()[:, 0], full[row, cache.lengths_B], atol=1e-5)
+        cache = new_cache
+
+
+def loss_and_grads(config, params, tokens):
+    def loss(params):
+        out = GPT(config).apply({"params": params}, tokens[:, :-1], train=True)
+        return out.token_nll(tokens[:, 1:]).mean()
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.mark.parametrize("remat", ["dots", "block"])
+def test_remat_changes_neither_loss_nor_gradient(key, remat):
+    _, params, tokens = build(LLAMA, key)
+    plain = loss_and_grads(LLAMA, params, tokens)
+    again = loss_and_grads(dataclasses.replace(LLAMA, remat=remat), params, tokens)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), plain, again)
+
+
+def test_remat_really_computes_again(key):
+    _, params, tokens = build(LLAMA, key)
+
+    def size(config):
+        def loss(params):
+            return GPT(config).apply({"params": params}, tokens, train=True).token_nll(tokens).mean()
+
+        return str(jax.make_jaxpr(jax.grad(loss))(params)).count("dot_general")
+
+    assert size(dataclasses.replace(LLAMA, remat="block")) > size(LLAMA)
+
+
+def test_scanned_layers_equal_unrolled_ones(key):
+    _, params, tokens = build(LLAMA, key)
+    loss, grads = loss_and_grads(LLAMA, params, tokens)
+    stacked = params | {"stack": stack_layers(params["stack"], 2)}
+    for remat in ("none", "block"):
+        config = dataclasses.replace(LLAMA, scan_layers=True, remat=remat)
+        other, other_grads = loss_and_grads(config, stacked, tokens)
+        np.testing.assert_allclose(loss, other, rtol=1e-6)
+        expected = grads | {"stack": stack_layers(grads["stack"], 2)}
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), expected, other_grads)
+
+
+def test_dropout_is_on_in_training_only_and_follows_its_key(key):
+    model, params, tokens = build(dataclasses.replace(GPT2, dropout=0.5), key)
+
+    def train(seed):
+        return logits(model, params, tokens, train=True, rngs={"dropout": jax.random.key(seed)})
+
+    def logits(model, params, tokens, **kwargs):
+        rngs = kwargs.pop("rngs", None)
+        return model.apply({"params": params}, tokens, rngs=rngs, **kwargs).logits()
+
+    np.testing.assert_array_equal(train(0), train(0))
+    assert float(jnp.abs(train(0) - train(1)).max()) > 1e-2
+    np.testing.assert_array_equal(logits(model, params, tokens), logits(model, params, tokens))
+
+
+def test_two_sequences_are_learned_by_heart(key):
+    model, params, tokens = build(LLAMA, key, length=17)
+    tx = optax.adam(1e-2)
+
+    @jax.jit
+    def step(params, opt_state):
+        def loss(params):
+            return model.apply({"params": params}, tokens[:, :-1]).token_nll(tokens[:, 1:]).mean()
+
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, opt_state = tx.update(grads, opt_state)
+        return optax.apply_updates(params, updates), opt_state, value
+
+    opt_state = tx.init(params)
+    for _ in range(60):
+        params, opt_state, value = step(params, opt_state)
+    assert float(value) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"d_model": 15}, "model.d_model=15 must be a multiple of model.num_heads=4"),
+        ({"num_kv_heads": 3}, "model.num_heads=4 must be a multiple of model.num_kv_heads=3"),
+        ({"norm": "rms"}, "model.norm='rms': accepted are layernorm, rmsnorm"),
+        ({"positions": "rotary", "head_dim": 7}, "even head width"),
+        ({"dropout": 1.0}, "model.dropout"),
+        ({"window": -1}, "model.window"),
+        ({"num_layers": 0}, "model.num_layers=0 must be at least 1"),
+        ({"remat": "full"}, "accepted are none, dots, block"),
+    ],
+)
+def test_a_wrong_config_names_the_key(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(GPT2, **change)
