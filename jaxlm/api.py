@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from jaxlm import config as configs
 from jaxlm.core.types import Array, PyTree, Tokenizer
-from jaxlm.data import tokenizers
 from jaxlm.decode import sampling
 from jaxlm.train import assembly, loop
 from jaxlm.train import workdir as folders
@@ -46,16 +45,25 @@ class LanguageModel:
         """
         tokens = np.asarray(tokens_BT)
         if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
-            raise ValueError(f"tokens_BT must be integers [B, T], not {tokens.dtype} {tokens.shape}")
+            raise ValueError(
+                f"tokens_BT must be integers [B, T], not {tokens.dtype} {tokens.shape}"
+            )
         limit = self.max_len
         if not 1 <= tokens.shape[1] <= limit:
-            raise ValueError(f"tokens_BT has {tokens.shape[1]} positions; accepted are 1 to {limit}")
+            raise ValueError(
+                f"tokens_BT has {tokens.shape[1]} positions; accepted are 1 to {limit}"
+            )
         if tokens.min() < 0 or tokens.max() >= self.config.model.vocab_size:
             raise ValueError(f"tokens_BT: ids must be in 0..{self.config.model.vocab_size - 1}")
         return _logits(self.model, self.params, tokens.astype(np.int32))
 
     def generate(
-        self, prompts: str | Sequence[str], *, max_tokens: int = 200, temperature: float = 0.8, seed: int = 0
+        self,
+        prompts: str | Sequence[str],
+        *,
+        max_tokens: int = 200,
+        temperature: float = 0.8,
+        seed: int = 0,
     ) -> list[str]:
         """A continuation of each prompt, without the prompt; each row has its own random stream.
 

@@ -58,7 +58,9 @@ def section(name: str, kind: str = "", **overrides: Any) -> ConfigDict:
         values[key] = kind if key == "kind" and kind else default
     for key in overrides:
         if key not in fields:
-            raise ValueError(f'{name}.{key} is not a key of "{kind}"{registry.nearest(key, fields)}')
+            raise ValueError(
+                f'{name}.{key} is not a key of "{kind}"{registry.nearest(key, fields)}'
+            )
     result = ConfigDict(values)
     with result.ignore_type():
         result.update(overrides)
@@ -95,7 +97,9 @@ def build(cfg: ConfigDict, name: str) -> Any:
       ValueError: the section's keys are not those of its kind, or a value is not accepted.
     """
     if name == "optim" and "kind" not in cfg[name]:
-        return {pattern: build(ConfigDict({name: part}), name) for pattern, part in cfg[name].items()}
+        return {
+            pattern: build(ConfigDict({name: part}), name) for pattern, part in cfg[name].items()
+        }
     values = dict(cfg[name].items())
     kind = values.pop("kind", "")
     cls = _config_class(name, kind)
@@ -123,7 +127,9 @@ def base() -> ConfigDict:
     cfg.seed = 0
     cfg.num_steps = 1000
     cfg.batch_size = 32  # sequences a step, over all devices and micro-batches
-    cfg.micro_batch_size = 0  # sequences at once, over all devices; 0: what the device's memory holds
+    cfg.micro_batch_size = (
+        0  # sequences at once, over all devices; 0: what the device's memory holds
+    )
     cfg.log_every = 50
     cfg.eval_every = 500  # 0: only at the end
     cfg.checkpoint_every = 500  # 0: only at the end
@@ -213,7 +219,9 @@ def override(cfg: ConfigDict, key: str, text: str) -> None:
         if depth < len(parents):
             node = node[name]
     if isinstance(node[leaf], ConfigDict):
-        raise ValueError(f"--config.{key} is a section: override one of {', '.join(node[leaf].keys())}")
+        raise ValueError(
+            f"--config.{key} is a section: override one of {', '.join(node[leaf].keys())}"
+        )
     current = node[leaf]
     kind = node.get_type(leaf) if current is None else type(current)
     node[leaf] = _parse(text, kind, key)
@@ -240,7 +248,9 @@ def _parse(text: str, kind: type, key: str) -> Any:
     if kind is tuple and isinstance(value, list):
         value = tuple(value)
     if type(value) is not kind:
-        raise ValueError(f"--config.{key}={text}: expected {kind.__name__}, got {type(value).__name__}")
+        raise ValueError(
+            f"--config.{key}={text}: expected {kind.__name__}, got {type(value).__name__}"
+        )
     return value
 
 
@@ -277,7 +287,9 @@ def read(path: Any) -> ConfigDict:
     try:
         values = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no saved config ({error}): is this a run's directory?") from error
+        raise ValueError(
+            f"{path} is no saved config ({error}): is this a run's directory?"
+        ) from error
     return ConfigDict(values)
 
 

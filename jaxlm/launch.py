@@ -1,6 +1,6 @@
 """Command line -> config -> train.loop.run.
 
-    python -m jaxlm.launch --config experiments/quickstart.py [--config.any.key=value ...] [--workdir DIR]
+python -m jaxlm.launch --config experiments/quickstart.py [--config.any.key=value ...] [--workdir DIR]
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ from jaxlm import cli, config
 def main(argv: list[str] | None = None) -> int:
     """The exit code: 0 done, 2 something that the user can change, 128 + n stopped by signal n."""
     arguments, overrides = cli.split_overrides(sys.argv[1:] if argv is None else argv)
-    parser = cli.Parser("jaxlm.launch", "Train what an experiment's file says; the same command again resumes.")
+    parser = cli.Parser(
+        "jaxlm.launch", "Train what an experiment's file says; the same command again resumes."
+    )
     parser.add_argument("--config", required=True, metavar="FILE.py[:variant]")
     parser.add_argument("--workdir", metavar="DIR", help="default: runs/<experiment>[-<variant>]")
-    parser.add_argument("--show_batch", action="store_true", help="print tokenised, masked examples and stop")
-    parser.add_argument("--profile_steps", metavar="FIRST:END", help="trace these steps with jax.profiler")
+    parser.add_argument(
+        "--show_batch", action="store_true", help="print tokenised, masked examples and stop"
+    )
+    parser.add_argument(
+        "--profile_steps", metavar="FIRST:END", help="trace these steps with jax.profiler"
+    )
     options = parser.parse_args(arguments)
 
     def work() -> None:

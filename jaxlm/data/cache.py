@@ -115,10 +115,7 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def _publish(key: Mapping[str, Any], path: Path, build: Callable[[Path], dict]) -> dict[str, Any]:
-    for left_over in path.parent.glob(
-        f"{path.name}.tmp-*"
-    ):  # of a killed process: we hold the lock
-        shutil.rmtree(left_over, ignore_errors=True)
+    _sweep(path)  # what a killed process left: we hold the lock
     temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex}")
     temporary.mkdir()
     try:
@@ -130,9 +127,13 @@ def _publish(key: Mapping[str, Any], path: Path, build: Callable[[Path], dict]) 
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    _sweep(path)
+    return json.loads(json.dumps(facts))
+
+
+def _sweep(path: Path) -> None:
     for left_over in path.parent.glob(f"{path.name}.tmp-*"):
         shutil.rmtree(left_over, ignore_errors=True)
-    return json.loads(json.dumps(facts))
 
 
 @contextlib.contextmanager

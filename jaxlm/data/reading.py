@@ -56,7 +56,7 @@ def decoded(raw: Iterable[bytes], name: str, offset: int = 0) -> Iterator[str]:
       ValueError: not UTF-8; the file and the position are named.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    position = offset
+    position, at_start = offset, offset == 0
     for block in itertools.chain(raw, (b"",)):
         pending = len(decoder.getstate()[0])
         try:
@@ -66,11 +66,10 @@ def decoded(raw: Iterable[bytes], name: str, offset: int = 0) -> Iterator[str]:
                 f"{name} is not UTF-8: byte {position - pending + error.start} can't be decoded "
                 "(convert it, for example with iconv)"
             ) from error
-        if position == 0 and text.startswith("\ufeff"):
-            text = text[1:]
         position += len(block)
         if text:
-            yield text
+            yield text.removeprefix("\ufeff") if at_start else text
+            at_start = False
 
 
 def pieces(texts: Iterable[str]) -> Iterator[str]:

@@ -23,8 +23,8 @@ class Windows(grain.MapDataset):
     The stream is cut into strata of T tokens; an epoch visits every stratum once, in random order,
     and starts a window at a random place inside it: every token is seen about once an epoch,
     and in another alignment each time. Element i is a function of (key, i) alone. Elements are
-    read a batch at a time (`_getitems`, which grain's own transformations pass down): grain's shuffle and
-    random_map take 1.3 ms for a batch of 64 x 256, this 0.4.
+    read a batch at a time (`_getitems`, which grain's own transformations pass down): grain's
+    shuffle and random_map take 1.3 ms for a batch of 64 x 256, this 0.4.
 
     Args:
       tokens: the stream.

@@ -56,7 +56,7 @@ def sample(
     while written < max_tokens:
         contexts = [text[-keep:] for text in texts]
         longest = max(len(context) for context in contexts)
-        width = min(-(-longest // BUCKET) * BUCKET, max_len - 1) if max_len > 1 else 1
+        width = min(-(-longest // BUCKET) * BUCKET, keep)
         left = max_tokens - written
         room = max(1, min(max_len - width, -(-left // BUCKET) * BUCKET))
         new = _continue(
@@ -73,7 +73,9 @@ def sample(
         for text, row in zip(texts, np.asarray(new), strict=True):
             text.extend(int(token) for token in row[:left])
         written += room
-    return [_until(text[len(prompt) :], eos_id) for text, prompt in zip(texts, prompts, strict=True)]
+    return [
+        _until(text[len(prompt) :], eos_id) for text, prompt in zip(texts, prompts, strict=True)
+    ]
 
 
 def _fill(contexts: list[list[int]], width: int) -> np.ndarray:
@@ -88,7 +90,9 @@ def _until(tokens: list[int], eos_id: int | None) -> list[int]:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _continue(model, max_len, num_new, params, tokens_BT, lengths_B, key, written, temperature) -> Array:
+def _continue(
+    model, max_len, num_new, params, tokens_BT, lengths_B, key, written, temperature
+) -> Array:
     """`num_new` tokens for each row, int32 [B, num_new]."""
     batch = tokens_BT.shape[0]
     cache = model.init_cache(params, batch, max_len)

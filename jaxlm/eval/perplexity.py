@@ -21,7 +21,9 @@ class Perplexity:
     """
 
     def __init__(self, info: TaskInfo, seq_len: int):
-        self.token_bytes = info.tokenizer.token_bytes() if info.tokenizer else np.ones(info.vocab_size)
+        self.token_bytes = (
+            info.tokenizer.token_bytes() if info.tokenizer else np.ones(info.vocab_size)
+        )
         self.signature = f"windows={seq_len}|stride={seq_len}|dtype=float32"
         if info.tokenizer:
             self.signature += f"|tokenizer={info.tokenizer.name}"
@@ -51,7 +53,13 @@ class Perplexity:
         loss, loss_error = ratio(nll, tokens)
         perplexity = math.exp(min(loss, 700.0))
         rows = [
-            Row("loss", loss, "nats/token", loss_error, f"{self.signature}|tokens={int(tokens.sum())}"),
+            Row(
+                "loss",
+                loss,
+                "nats/token",
+                loss_error,
+                f"{self.signature}|tokens={int(tokens.sum())}",
+            ),
             Row("perplexity", perplexity, "per token", perplexity * loss_error, self.signature),
         ]
         if num_bytes.sum():

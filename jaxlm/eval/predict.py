@@ -20,7 +20,9 @@ class Scorer:
         names = (*model.inputs, *model.optional_inputs)
 
         def outputs(params: PyTree, batch: Batch):
-            output = model.apply({"params": params}, **{name: batch[name] for name in names if name in batch})
+            output = model.apply(
+                {"params": params}, **{name: batch[name] for name in names if name in batch}
+            )
             return evaluator.outputs(output, batch)
 
         self._outputs = jax.jit(outputs)

@@ -41,7 +41,9 @@ class Attention(nn.Module):
     kernel_init: Initializer
     out_init: Initializer
     backend: str = "auto"
-    qk_norm: bool = False  # RMS norm of queries and keys a head (Dehghani et al. 2023, arXiv:2302.05442)
+    qk_norm: bool = (
+        False  # RMS norm of queries and keys a head (Dehghani et al. 2023, arXiv:2302.05442)
+    )
     norm_eps: float = 1e-6
     bias: bool = False
     dtype: str = "float32"
@@ -52,10 +54,16 @@ class Attention(nn.Module):
     ) -> tuple[Array, LayerCache | None]:
         def heads(name: str, count: int) -> Array:
             width = count * self.head_dim
-            y = Linear(width, ("embed", "heads"), self.kernel_init, self.bias, self.dtype, name=name)(x)
+            y = Linear(
+                width, ("embed", "heads"), self.kernel_init, self.bias, self.dtype, name=name
+            )(x)
             return y.reshape(*x.shape[:2], count, self.head_dim)
 
-        q, k, v = heads("q", self.num_heads), heads("k", self.num_kv_heads), heads("v", self.num_kv_heads)
+        q, k, v = (
+            heads("q", self.num_heads),
+            heads("k", self.num_kv_heads),
+            heads("v", self.num_kv_heads),
+        )
         if self.qk_norm:
             q = RMSNorm(self.norm_eps, axis="head_dim", name="q_norm")(q)
             k = RMSNorm(self.norm_eps, axis="head_dim", name="k_norm")(k)
@@ -67,7 +75,9 @@ class Attention(nn.Module):
             cache = _write(cache, k, v, sight.positions_BT[:, 0])
             y = attention_backends.attend_cache(q, cache.k, cache.v, self.spec, sight.positions_BT)
         y = y.reshape(*x.shape[:2], -1)
-        out = Linear(x.shape[-1], ("heads", "embed"), self.out_init, self.bias, self.dtype, name="out")
+        out = Linear(
+            x.shape[-1], ("heads", "embed"), self.out_init, self.bias, self.dtype, name="out"
+        )
         return out(y), cache
 
 
@@ -81,7 +91,9 @@ def _write(cache: LayerCache, k: Array, v: Array, start_B: Array) -> LayerCache:
     return LayerCache(write(cache.k, k, start_B), write(cache.v, v, start_B))
 
 
-def empty_cache(num_layers: int, batch: int, max_len: int, heads: int, head_dim: int, dtype) -> LayerCache:
+def empty_cache(
+    num_layers: int, batch: int, max_len: int, heads: int, head_dim: int, dtype
+) -> LayerCache:
     """Room for `max_len` positions in every layer, stacked: [N, B, S, G, K]."""
     shape = (num_layers, batch, max_len, heads, head_dim)
     return LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))

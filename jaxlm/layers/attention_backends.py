@@ -71,7 +71,9 @@ def choose(requested: str, spec: Spec, dtype: str, head_dim: int) -> tuple[str, 
     if requested != "auto":
         refusal = _refusal(requested, spec, dtype, head_dim, platform)
         if refusal:
-            raise ValueError(f'model.attention="{requested}" can\'t run: {refusal}; use "auto" or "xla"')
+            raise ValueError(
+                f'model.attention="{requested}" can\'t run: {refusal}; use "auto" or "xla"'
+            )
         return requested, "requested"
     favourite = {"gpu": "cudnn", "tpu": "splash"}.get(platform, "xla")
     refusal = _refusal(favourite, spec, dtype, head_dim, platform)
@@ -170,7 +172,9 @@ def _splash(q, k, v, spec: Spec, segment_ids: Array | None, interpret: bool = Fa
 
     length, heads = q.shape[1], q.shape[2]
     if length % SPLASH_TILE:
-        raise ValueError(f'model.attention="splash" needs a length divisible by {SPLASH_TILE}, not {length}')
+        raise ValueError(
+            f'model.attention="splash" needs a length divisible by {SPLASH_TILE}, not {length}'
+        )
     shape = (length, length)
     mask = splash_attention_mask.FullMask(shape)
     if spec.causal:

@@ -28,7 +28,9 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", named(self.kernel_init, *self.axes), (x.shape[-1], self.features))
+        kernel = self.param(
+            "kernel", named(self.kernel_init, *self.axes), (x.shape[-1], self.features)
+        )
         dtype = jnp.dtype(self.dtype)
         y = jnp.matmul(x.astype(dtype), kernel.astype(dtype))
         if self.bias:

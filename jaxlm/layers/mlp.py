@@ -25,7 +25,9 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         def inward(name: str) -> Linear:
-            return Linear(self.d_ff, ("embed", "mlp"), self.kernel_init, self.bias, self.dtype, name=name)
+            return Linear(
+                self.d_ff, ("embed", "mlp"), self.kernel_init, self.bias, self.dtype, name=name
+            )
 
         hidden = inward("in")(x)
         if self.kind == "gelu":

@@ -39,7 +39,9 @@ class LayerNorm(nn.Module):
         inverse = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.eps)
         y = centred * inverse * as_row(scale, x)
         if self.bias:
-            y = y + as_row(self.param("bias", named(nn.initializers.zeros, self.axis), scale.shape), x)
+            y = y + as_row(
+                self.param("bias", named(nn.initializers.zeros, self.axis), scale.shape), x
+            )
         return y.astype(x.dtype)
 
 

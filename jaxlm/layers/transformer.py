@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxlm.core.types import Array
 from jaxlm.layers.attention import Attention, LayerCache, Sight
 from jaxlm.layers.attention_backends import BACKENDS, Spec
+from jaxlm.layers.linear import Initializer
 from jaxlm.layers.mlp import MLP, MLPS
 from jaxlm.layers.norm import NORMS
 from jaxlm.layers.positions import POSITIONS
@@ -43,24 +44,38 @@ class TransformerConfig:
     attention_soft_cap: float = 0.0
     window: int = 0  # attend to the last `window` positions; 0: all
     dropout: float = 0.0  # of embeddings and residual branches; never of attention probabilities
-    init_std: float = 0.02
+    init: str = "gpt2"  # or "zero_out": see `initializers`
+    init_std: float = 0.02  # of embeddings, and of kernels under gpt2
     scan_layers: bool = False
     remat: str = "none"
     attention: str = "auto"
-    dtype: str = "auto"  # of activations and products; auto: bfloat16 on an accelerator, float32 on CPU
+    dtype: str = (
+        "auto"  # of activations and products; auto: bfloat16 on an accelerator, float32 on CPU
+    )
 
     def __post_init__(self):
         for name, accepted in (
             ("positions", POSITIONS),
             ("norm", tuple(NORMS)),
             ("mlp", MLPS),
+            ("init", ("gpt2", "zero_out")),
             ("remat", tuple(REMATS)),
             ("attention", BACKENDS),
             ("dtype", ("auto", "float32", "bfloat16")),
         ):
             if getattr(self, name) not in accepted:
-                raise ValueError(f"model.{name}={getattr(self, name)!r}: accepted are {', '.join(accepted)}")
-        for name in ("num_layers", "d_model", "num_heads", "max_len", "kv_heads", "head_width", "ff_width"):
+                raise ValueError(
+                    f"model.{name}={getattr(self, name)!r}: accepted are {', '.join(accepted)}"
+                )
+        for name in (
+            "num_layers",
+            "d_model",
+            "num_heads",
+            "max_len",
+            "kv_heads",
+            "head_width",
+            "ff_width",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)} must be at least 1")
         if self.head_dim is None and self.d_model % self.num_heads:
@@ -72,7 +87,9 @@ class TransformerConfig:
                 f"model.num_heads={self.num_heads} must be a multiple of model.num_kv_heads={self.kv_heads}"
             )
         if self.positions == "rotary" and self.head_width % 2:
-            raise ValueError(f'model.positions="rotary" needs an even head width, not {self.head_width}')
+            raise ValueError(
+                f'model.positions="rotary" needs an even head width, not {self.head_width}'
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout={self.dropout} must be in [0, 1)")
         if self.window < 0:
@@ -104,6 +121,19 @@ class TransformerConfig:
             return self.dtype
         return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
+    def initializers(self) -> tuple[Initializer, Initializer]:
+        """Of kernels, and of those that write to the residual stream.
+
+        gpt2: normal(init_std), divided by sqrt(2 N) for the second (Radford et al. 2019, section 2.3).
+        zero_out: uniform with variance 1 / fan-in, and zeros, so that every block starts as the
+        identity (Zhang et al. 2019, Fixup, arXiv:1901.09321, section 3).
+        """
+        if self.init == "zero_out":
+            uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+            return uniform, nn.initializers.zeros
+        scaled = self.init_std * (2 * self.num_layers) ** -0.5
+        return nn.initializers.normal(self.init_std), nn.initializers.normal(scaled)
+
     def make_norm(self, name: str) -> nn.Module:
         if self.norm == "layernorm":
             return NORMS[self.norm](self.norm_eps, bias=self.bias, name=name)
@@ -119,9 +149,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, sight: Sight, cache: LayerCache | None):
         cfg, dtype = self.config, self.config.compute_dtype
-        init = nn.initializers.normal(cfg.init_std)
-        # Residual branches start smaller, by the number of them (Radford et al. 2019, section 2.3).
-        out_init = nn.initializers.normal(cfg.init_std * (2 * cfg.num_layers) ** -0.5)
+        init, out_init = cfg.initializers()
         drop = nn.Dropout(cfg.dropout, deterministic=not self.train)
         attention = Attention(
             num_heads=cfg.num_heads,

@@ -19,7 +19,7 @@ from jaxlm.layers import attention_backends
 from jaxlm.layers import positions as places
 from jaxlm.layers.attention import LayerCache, Sight, empty_cache
 from jaxlm.layers.embedding import Embedding
-from jaxlm.layers.linear import named
+from jaxlm.layers.linear import Initializer, named
 from jaxlm.layers.transformer import Stack, TransformerConfig
 
 
@@ -30,13 +30,18 @@ class GPTConfig(TransformerConfig):
     vocab_size: int = 0  # 0: the tokenizer's
     vocab_multiple: int = 128  # tables are padded to it; padding never enters a loss or a sample
     tie_embeddings: bool = True
+    embedding_norm: bool = False  # normalise embeddings before the first block, as BLOOM does
     logit_soft_cap: float = 0.0
-    loss_chunk: int = 0  # tokens whose logits exist at once; 0: all while they fit in 1 GiB, else 8192
+    loss_chunk: int = (
+        0  # tokens whose logits exist at once; 0: all while they fit in 1 GiB, else 8192
+    )
 
     def __post_init__(self):
         super().__post_init__()
         if self.vocab_size < 0:
-            raise ValueError(f"model.vocab_size={self.vocab_size} must be 0 (the tokenizer's) or more")
+            raise ValueError(
+                f"model.vocab_size={self.vocab_size} must be 0 (the tokenizer's) or more"
+            )
         if self.vocab_multiple < 1:
             raise ValueError(f"model.vocab_multiple={self.vocab_multiple} must be at least 1")
 
@@ -93,9 +98,13 @@ class GPT(nn.Module):
         rotary = None
         if cfg.positions == "learned":
             axes = (None, "embed")
-            x = x + Embedding(cfg.max_len, cfg.d_model, init, axes, dtype, name="positions")(positions)
+            x = x + Embedding(cfg.max_len, cfg.d_model, init, axes, dtype, name="positions")(
+                positions
+            )
         elif cfg.positions == "rotary":
             rotary = places.rotary_table(positions, cfg.head_width, cfg.rope_base)
+        if cfg.embedding_norm:
+            x = cfg.make_norm("embedding_norm")(x)
         x = nn.Dropout(cfg.dropout, deterministic=not train)(x)
         x = nn.with_logical_constraint(x, ("batch", "length", None))
         sight = Sight(positions, rotary, segment_ids)
@@ -104,7 +113,9 @@ class GPT(nn.Module):
         if cfg.tie_embeddings:
             head = embed.embedding.T
         else:
-            head = Head(cfg.vocab_rows, cfg.d_model, cfg.init_std, name="head")()
+            zero = cfg.init == "zero_out"
+            head_init = nn.initializers.zeros if zero else init
+            head = Head(cfg.vocab_rows, cfg.d_model, head_init, name="head")()
         output = NeuralOutput(x, head, {}, cfg.vocab_size, cfg.logit_soft_cap, cfg.loss_chunk)
         return output if caches is None else (output, new_caches)
 
@@ -168,9 +179,9 @@ class Head(nn.Module):
 
     rows: int
     width: int
-    init_std: float
+    kernel_init: Initializer
 
     @nn.compact
     def __call__(self) -> Array:
-        init = nn.initializers.normal(self.init_std)
-        return self.param("kernel", named(init, "embed", "vocab"), (self.width, self.rows))
+        init = named(self.kernel_init, "embed", "vocab")
+        return self.param("kernel", init, (self.width, self.rows))

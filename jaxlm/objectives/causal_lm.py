@@ -56,7 +56,9 @@ class CausalLM:
         nll = metrics.weighted(stats.nll, batch["weights"])
         smoothing = self.config.label_smoothing
         smoothed = metrics.weighted(stats.uniform_nll, batch["weights"]).total
-        sums = {"nll": (1 - smoothing) * nll.total + smoothing * smoothed if smoothing else nll.total}
+        sums = {
+            "nll": (1 - smoothing) * nll.total + smoothing * smoothed if smoothing else nll.total
+        }
         report = {"loss": nll}
         if "z" in self.terms:
             squares = metrics.weighted(jnp.square(stats.log_z), batch["weights"])

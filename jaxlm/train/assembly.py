@@ -170,7 +170,9 @@ def abstract_weights(cfg: ConfigDict) -> dict[str, PyTree]:
     """Shapes of the weights that a checkpoint of this config is evaluated with, under their name in the state."""
     model = make_model(cfg)
     tokens = jax.ShapeDtypeStruct((1, 1), "int32")
-    shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), **dict.fromkeys(model.inputs, tokens)))
+    shapes = nn.unbox(
+        jax.eval_shape(model.init, jax.random.key(0), **dict.fromkeys(model.inputs, tokens))
+    )
     return {"ema" if configs.build(cfg, "step").ema_decay else "params": shapes["params"]}
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jaxlm.train.writers import Writer
 from ml_collections import ConfigDict
 
 from jaxlm import config as configs
@@ -23,6 +22,7 @@ from jaxlm.train import workdir as folders
 from jaxlm.train.checkpoint import Checkpointer, state_digest
 from jaxlm.train.meter import Meter
 from jaxlm.train.signals import StopSignal
+from jaxlm.train.writers import Writer
 
 
 def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -> dict[str, Any]:

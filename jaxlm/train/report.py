@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxlm.train.writers import Writer
 
 from jaxlm.core.types import Batch, TrainState
 from jaxlm.decode import sampling
@@ -15,6 +14,7 @@ from jaxlm.eval import Row
 from jaxlm.eval.predict import Scorer
 from jaxlm.train import assembly
 from jaxlm.train.meter import Meter
+from jaxlm.train.writers import Writer
 
 BOUNDARIES = {"eval": "eval_every", "sample": "sample_every", "checkpoint": "checkpoint_every"}
 

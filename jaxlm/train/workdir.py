@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from etils import epath
@@ -20,7 +21,7 @@ def open_workdir(path: Any) -> epath.Path:
     Raises:
       ValueError: it can't be written.
     """
-    workdir = epath.Path(path)
+    workdir = _absolute(path)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".writable"
@@ -39,10 +40,15 @@ def existing(path: Any) -> epath.Path:
     Raises:
       ValueError: there is none.
     """
-    workdir = epath.Path(path)
+    workdir = _absolute(path)
     if not (workdir / CONFIG).exists():
         raise ValueError(f"{path} is no run's folder: it has no {CONFIG}")
     return workdir
+
+
+def _absolute(path: Any) -> epath.Path:
+    """Orbax takes absolute paths only; a bucket's URL is one."""
+    return epath.Path(path if "://" in str(path) else os.path.abspath(path))
 
 
 def load_tokenizer(workdir: epath.Path) -> Tokenizer | None:

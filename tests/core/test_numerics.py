@@ -53,5 +53,7 @@ def test_padded_vocabulary_is_out_of_the_distribution(key):
     hidden = jax.random.normal(key, (1, 2, 4))
     out = NeuralOutput(hidden, jnp.ones((4, 128)), {}, vocab_size=10)
     assert out.logits().shape == (1, 2, 10)
-    np.testing.assert_allclose(out.token_nll(jnp.array([[3, 9]])), np.log([[10.0, 10.0]]), rtol=1e-6)
+    np.testing.assert_allclose(
+        out.token_nll(jnp.array([[3, 9]])), np.log([[10.0, 10.0]]), rtol=1e-6
+    )
     assert out.logits(jnp.array([1])).shape == (1, 10)

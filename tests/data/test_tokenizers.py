@@ -1,9 +1,10 @@
-"""Tokenizers: encodings known from elsewhere, round trips, byte counts, saving, and what is refused."""
+"""Tokenizers: encodings known from elsewhere, round trips, byte counts, saving, refusals."""
 
 import json
 
 import numpy as np
 import pytest
+
 from jaxlm import train_tokenizer
 from jaxlm.data import bundled, tokenizers
 
@@ -197,7 +198,7 @@ def test_train_tokenizer_command(tmp_path, capsys):
     assert train_tokenizer.main(args) == 0
     assert json.loads(capsys.readouterr().out)["vocab_size"] == 260
     first = out.read_bytes()
-    # <eos>, 256 bytes, then by hand: "l"+"o", "lo"+"w", and "space"+"low" are the most frequent pairs
+    # <eos>, 256 bytes, then by hand: "l"+"o", "lo"+"w", and "space"+"low" are the commonest pairs
     tokenizer = tokenizers.build(str(out))
     assert [tokenizer.decode([i]) for i in (257, 258, 259)] == ["lo", "low", " low"]
     assert train_tokenizer.main(args) == 0 and out.read_bytes() == first

@@ -14,7 +14,13 @@ from jaxlm.models.gpt import GPT, GPTConfig
 
 GPT2 = GPTConfig(vocab_size=50, num_layers=2, d_model=32, num_heads=4, max_len=24)
 LLAMA = dataclasses.replace(
-    GPT2, positions="rotary", norm="rmsnorm", mlp="swiglu", bias=False, num_kv_heads=2, tie_embeddings=False
+    GPT2,
+    positions="rotary",
+    norm="rmsnorm",
+    mlp="swiglu",
+    bias=False,
+    num_kv_heads=2,
+    tie_embeddings=False,
 )
 SHAPES = {
     "gpt2": GPT2,
@@ -64,7 +70,10 @@ def test_gpt2_small_has_124_million_parameters():
     params = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), tokens))["params"]
     padded = (50304 - 50257) * 768
     assert count(params) - padded == 124_439_808  # the published GPT-2 small
-    assert model.flops_per_token(params, 1024) == 6 * (124_439_808 + padded - 1024 * 768) + 12 * 12 * 768 * 1024
+    assert (
+        model.flops_per_token(params, 1024)
+        == 6 * (124_439_808 + padded - 1024 * 768) + 12 * 12 * 768 * 1024
+    )
 
 
 def test_llama_parameter_count_in_closed_form(key):
@@ -117,7 +126,9 @@ def test_cache_equals_full_forward_also_for_ragged_rows(key, name):
     cache = model.init_cache(params, 2, 24)
     lengths = jnp.array([5, 9])
     output, cache = model.extend(params, cache, tokens[:, :9], lengths)
-    np.testing.assert_allclose(output.logits(lengths - 1), full[jnp.arange(2), lengths - 1], atol=1e-5)
+    np.testing.assert_allclose(
+        output.logits(lengths - 1), full[jnp.arange(2), lengths - 1], atol=1e-5
+    )
     for _ in range(6):
         row = jnp.arange(2)
         output, new_cache = model.extend(
@@ -148,7 +159,9 @@ def test_remat_really_computes_again(key):
 
     def size(config):
         def loss(params):
-            return GPT(config).apply({"params": params}, tokens, train=True).token_nll(tokens).mean()
+            return (
+                GPT(config).apply({"params": params}, tokens, train=True).token_nll(tokens).mean()
+            )
 
         return str(jax.make_jaxpr(jax.grad(loss))(params)).count("dot_general")
 
@@ -164,7 +177,11 @@ def test_scanned_layers_equal_unrolled_ones(key):
         other, other_grads = loss_and_grads(config, stacked, tokens)
         np.testing.assert_allclose(loss, other, rtol=1e-6)
         expected = grads | {"stack": stack_layers(grads["stack"], 2)}
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), expected, other_grads)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+            expected,
+            other_grads,
+        )
 
 
 def test_dropout_is_on_in_training_only_and_follows_its_key(key):

@@ -238,13 +238,13 @@ def test_every_byte_of_the_manifest_counts(tmp_path):
 def test_truncated_and_lost_files(tmp_path, opened):
     checkpointer = opened(tmp_path)
     save(checkpointer, 1, 2)
-    largest = max(files_of(tmp_path / "00000002"), key=lambda p: p.stat().st_size)
+    largest = max(files_of(tmp_path / "00000002" / "state"), key=lambda p: p.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-1])
     assert_restores(checkpointer.restore(TARGET), 1)
     assert f"{largest} has" in opened.lines[-1] and "bytes" in opened.lines[-1]
     save(checkpointer, 2)  # the step can be saved again
     assert_restores(checkpointer.restore(TARGET), 2)
-    largest = max(files_of(tmp_path / "00000002"), key=lambda p: p.stat().st_size)
+    largest = max(files_of(tmp_path / "00000002" / "state"), key=lambda p: p.stat().st_size)
     largest.unlink()
     assert_restores(checkpointer.restore(TARGET), 1)
     assert f"{largest} is missing" in opened.lines[-1]

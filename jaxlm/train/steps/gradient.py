@@ -23,7 +23,9 @@ class Config:
     """What a gradient step does besides the optimizer's update."""
 
     ema_decay: float = 0.0  # of an exponential moving average of the parameters; 0: off
-    on_nonfinite: str = "stop"  # or "skip": what the loop does after a step without finite loss or gradient
+    on_nonfinite: str = (
+        "stop"  # or "skip": what the loop does after a step without finite loss or gradient
+    )
 
     def __post_init__(self):
         if not 0 <= self.ema_decay < 1:
@@ -37,7 +39,9 @@ class Gradient:
 
     Config = Config
 
-    def __init__(self, config: Config, model: Any, objective: Objective, tx, schedule, num_micro_batches: int):
+    def __init__(
+        self, config: Config, model: Any, objective: Objective, tx, schedule, num_micro_batches: int
+    ):
         if objective.coupled and num_micro_batches > 1:
             raise ValueError(
                 f"micro_batch_size splits a batch into {num_micro_batches} parts, but the objective couples its "
@@ -53,7 +57,10 @@ class Gradient:
     def init(self, key: Array, batch: Batch) -> TrainState:
         """A state with fresh parameters, from a batch's shapes alone."""
         params_key, root = jax.random.split(key)
-        inputs = {name: jnp.zeros((1, *batch[name].shape[1:]), batch[name].dtype) for name in self.model.inputs}
+        inputs = {
+            name: jnp.zeros((1, *batch[name].shape[1:]), batch[name].dtype)
+            for name in self.model.inputs
+        }
         boxed = self.model.init(params_key, **inputs)["params"]  # boxes name the logical axes
         params = nn.unbox(boxed)
         return TrainState(
@@ -91,7 +98,9 @@ class Gradient:
             value, grads, sums, report, variables = carry
             micro_batch, index = part
             (more, out), more_grads = gradient(state.params, micro_batch, index, variables)
-            grads, sums, report = metrics.merge((grads, sums, report), (more_grads, out.sums, out.report))
+            grads, sums, report = metrics.merge(
+                (grads, sums, report), (more_grads, out.sums, out.report)
+            )
             return (value + more, grads, sums, report, out.vars), None
 
         first = jax.tree.map(lambda x: x[0], parts)
@@ -118,7 +127,7 @@ class Gradient:
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         """One update. Metrics: `loss_total`, every reported mean, `grad_norm`, `lr`, `finite`."""
         out, grads, value = self.loss_and_gradients(state, batch)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
 
         def update():

@@ -1,0 +1,92 @@
+"""Eight CPU devices, strict shapes, seeded keys, and caches of this session's own, before jax is imported."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+NUM_DEVICES = 8
+_OWNED = "JAXLM_TEST_CACHE"  # set by the process that made the caches, read by xdist's workers
+
+_device_flag = f"--xla_force_host_platform_device_count={NUM_DEVICES}"
+_other_flags = re.sub(
+    r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", "")
+)
+os.environ["XLA_FLAGS"] = f"{_other_flags.strip()} {_device_flag}".strip()
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["MPLBACKEND"] = "agg"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+if _OWNED not in os.environ:
+    _root = Path(tempfile.mkdtemp(prefix="jaxlm-tests-"))
+    os.environ[_OWNED] = f"{os.getpid()}:{_root}"
+    os.environ["JAXLM_CACHE"] = str(_root / "tokens")
+    # Compiled programs, shared by workers and subprocesses; a folder of your own keeps them for the next time.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_root / "compiled"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+import jax  # noqa: E402  (what is above must be set first)
+
+
+def pytest_unconfigure() -> None:
+    """The process that made the caches removes them."""
+    pid, _, root = os.environ[_OWNED].partition(":")
+    if int(pid) == os.getpid():
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """The same random key in every test."""
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def cli_env() -> dict[str, str]:
+    """An environment for a process of its own: one device, this session's caches, jaxlm importable anywhere."""
+    return os.environ | {
+        "XLA_FLAGS": _other_flags.strip(),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")])),
+        "NO_COLOR": "1",
+        "COLUMNS": "200",
+    }
+
+
+@pytest.fixture
+def run_cli(cli_env, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
+    """`run_cli("launch", "--config", ...)` runs `python -m jaxlm.launch --config ...` and gives its text."""
+
+    def run(
+        command: str,
+        *arguments: object,
+        cwd: Path = tmp_path,
+        env: dict[str, str] | None = None,
+        check: bool = False,
+        timeout: float = 300,
+    ) -> subprocess.CompletedProcess:
+        line = [sys.executable, "-m", f"jaxlm.{command}", *map(str, arguments)]
+        result = subprocess.run(
+            line,
+            cwd=cwd,
+            env=cli_env | (env or {}),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        if check and result.returncode:
+            pytest.fail(
+                f"{' '.join(line)}: exit {result.returncode}\n{result.stdout}{result.stderr}"
+            )
+        return result
+
+    return run

@@ -1,0 +1,100 @@
+"""Next-token loss on a 2x3 case by hand, on ignored targets, and by finite differences."""
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlm.core.outputs import NeuralOutput
+from jaxlm.core.types import LossContext
+from jaxlm.objectives.causal_lm import CausalLM, Config
+
+
+class Table(nn.Module):
+    """Logits of the next token are a row of a table: a bigram model, small enough to do by hand."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("tokens",)
+    optional_inputs: ClassVar[tuple[str, ...]] = ()
+
+    @nn.compact
+    def __call__(self, tokens, *, train=False):
+        table = self.param("table", nn.initializers.zeros, (3, 3))
+        return NeuralOutput(table[tokens], jnp.eye(3), {}, vocab_size=3)
+
+
+PROBS = np.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])
+BATCH = {
+    "tokens": jnp.array([[0, 1, 2], [2, 2, 0]]),
+    "targets": jnp.array([[1, 1, 2], [0, 1, 2]]),
+    "weights": jnp.array([[1.0, 1.0, 1.0], [1.0, 0.5, 0.0]]),
+}
+NLL = -np.log([[0.25, 0.8, 0.6], [0.2, 0.2, 0.25]])
+
+
+def call(config, batch=BATCH, shift=0.0):
+    objective = CausalLM(config, Table())
+    params = {"table": jnp.log(jnp.asarray(PROBS)) + shift}
+    ctx = LossContext({}, {}, jnp.int32(0), jax.random.key(0))
+    return objective, objective(params, ctx, batch)
+
+
+def test_sums_by_hand():
+    objective, out = call(Config())
+    expected = (NLL * np.asarray(BATCH["weights"])).sum()
+    np.testing.assert_allclose(out.sums["nll"], expected, rtol=1e-6)
+    assert float(objective.weights(BATCH)["nll"]) == 4.5
+    np.testing.assert_allclose(
+        out.report["loss"].total / out.report["loss"].weight, expected / 4.5, rtol=1e-6
+    )
+
+
+def test_label_smoothing_by_hand():
+    _, out = call(Config(label_smoothing=0.3))
+    uniform = -np.log(PROBS).mean(axis=1)[np.asarray(BATCH["tokens"])]
+    weights = np.asarray(BATCH["weights"])
+    np.testing.assert_allclose(
+        out.sums["nll"], (weights * (0.7 * NLL + 0.3 * uniform)).sum(), rtol=1e-6
+    )
+    np.testing.assert_allclose(out.report["loss"].total, (weights * NLL).sum(), rtol=1e-6)
+
+
+def test_z_loss_by_hand():
+    objective, out = call(Config(z_loss=1e-4), shift=2.0)  # log Z is 2 everywhere
+    assert objective.terms == {"nll": 1.0, "z": 1e-4}
+    np.testing.assert_allclose(out.sums["z"], 4.0 * 4.5, rtol=1e-5)
+    np.testing.assert_allclose(
+        out.sums["nll"], (NLL * np.asarray(BATCH["weights"])).sum(), rtol=1e-5
+    )
+
+
+def test_ignored_targets_change_nothing():
+    other = BATCH | {"targets": BATCH["targets"].at[1, 2].set(0)}
+    config = Config(label_smoothing=0.1, z_loss=1e-3)
+    assert call(config)[1].sums == call(config, other)[1].sums
+
+
+def test_gradient_against_finite_differences():
+    objective = CausalLM(Config(label_smoothing=0.2, z_loss=0.01), Table())
+    ctx = LossContext({}, {}, jnp.int32(0), jax.random.key(0))
+
+    def loss(table):
+        out = objective({"table": table}, ctx, BATCH)
+        return out.sums["nll"] + 0.01 * out.sums["z"]
+
+    with jax.enable_x64(True):
+        table = jnp.log(jnp.asarray(PROBS, jnp.float32)) + 0.5
+        grads = jax.grad(loss)(table)
+        for i in range(3):
+            for j in range(3):
+                step = 1e-2
+                up, down = loss(table.at[i, j].add(step)), loss(table.at[i, j].add(-step))
+                np.testing.assert_allclose(grads[i, j], (up - down) / (2 * step), atol=2e-3)
+
+
+@pytest.mark.parametrize("config", [{"label_smoothing": 1.0}, {"z_loss": -1.0}])
+def test_wrong_coefficients_are_named(config):
+    with pytest.raises(ValueError, match=f"objective.{next(iter(config))}"):
+        Config(**config)

@@ -1,0 +1,168 @@
+"""Every experiment loads, builds and runs two shrunken steps on CPU, and every config key is read by something.
+
+An experiment with variants lists them: VARIANTS = ("fineweb", "c4"), each accepted by get_config(variant).
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+from pathlib import Path
+
+import pytest
+
+import jaxlm
+from jaxlm import config as configs
+from jaxlm import registry
+from jaxlm.data import sources
+
+REPO = Path(__file__).resolve().parent.parent
+EXPERIMENTS = sorted((REPO / "experiments").glob("*.py"))
+NETWORK = ("hf:", "tfds:")
+
+# What makes any experiment small; a key that a section does not have is left out.
+TINY = {
+    "": {
+        "num_steps": 2, "batch_size": 16, "micro_batch_size": 8, "log_every": 1, "eval_every": 0,
+        "checkpoint_every": 0, "sample_every": 0, "sample_tokens": 4,
+    },
+    "model": {
+        "num_layers": 2, "d_model": 16, "num_heads": 2, "num_kv_heads": None, "head_dim": None,
+        "d_ff": None, "max_len": 16,
+    },
+    "data": {"seq_len": 16, "eval_examples": 2},
+}  # fmt: skip
+
+
+def variants(path: Path) -> tuple[str, ...]:
+    """The plain experiment, and the VARIANTS that its file lists."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "VARIANTS":
+            return ("", *ast.literal_eval(node.value))
+    return ("",)
+
+
+SPECS = [f"{path}:{name}".removesuffix(":") for path in EXPERIMENTS for name in variants(path)]
+
+
+def spec_id(spec: str) -> str:
+    return configs.experiment_name(spec)
+
+
+def shrink(cfg, text: Path):
+    """The same experiment on a short text, in numbers that two CPU cores run in seconds."""
+    for name, values in TINY.items():
+        node = cfg[name] if name else cfg
+        for key, value in values.items():
+            if key in node:
+                node[key] = value
+    cfg.data.path = str(text)
+    return cfg
+
+
+@pytest.fixture
+def text(tmp_path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(
+        "".join(f"{n} is {n} times one, and {n * n} is {n} squared.\n" for n in range(200))
+    )
+    return path
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_header_and_imports(path):
+    tree = ast.parse(path.read_text())
+    command = f"python -m jaxlm.launch --config experiments/{path.name}"
+    assert command in (ast.get_docstring(tree) or ""), f"its docstring must show `{command}`"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None) or node.names[0].name
+            assert module.split(".")[0] == "jaxlm", (
+                f"line {node.lineno}: only jaxlm is imported here"
+            )
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=spec_id)
+def test_loads_builds_and_finds_its_data(spec):
+    cfg = configs.load(spec)
+    assert cfg.is_locked
+    for name in configs.SECTIONS:
+        configs.build(cfg, name)
+        if name in ("model", "objective", "data", "step"):
+            assert callable(configs.implementation(cfg, name))
+    for part in sources.parse(cfg.data.path):
+        if not part.path.startswith(NETWORK):
+            assert sources.open_source(part.path, cfg.data.text_field).scan()[1] > 0
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=spec_id)
+def test_two_steps_run(spec, text, tmp_path):
+    summary = jaxlm.run(shrink(configs.load(spec), text), tmp_path / "run")
+    assert summary["final_step"] == 2
+    assert 0 < summary["val_loss"] < 20
+
+
+# --- every key is read ---------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def names_read() -> frozenset[str]:
+    """Attributes that jaxlm reads and strings that it holds, checks in `__post_init__` and docstrings left out.
+
+    An `x.name` where a section is overridden or written is no reading; nor is the name of a keyword argument.
+    """
+    found = set()
+    for path in (REPO / "jaxlm").rglob("*.py"):
+        found |= _names(path.read_text())
+    return frozenset(found)
+
+
+def _names(source: str) -> set[str]:
+    found, stack = set(), [ast.parse(source)]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.FunctionDef) and node.name == "__post_init__":
+            continue
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            found.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)
+        stack.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def test_every_top_level_key_is_read():
+    unread = {key for key in configs.base() if key not in configs.SECTIONS} - names_read()
+    assert not unread, f"config.base() has keys that nothing reads: {sorted(unread)}"
+
+
+def section_classes():
+    """(section.kind, Config) of everything that is registered."""
+    for section, target in configs.SECTIONS.items():
+        found = registry.load_object(target)
+        for kind in found if isinstance(found, dict) else [""]:
+            yield f"{section}.{kind}".rstrip("."), configs._config_class(section, kind)
+
+
+@pytest.mark.parametrize(("name", "cls"), list(section_classes()), ids=lambda item: str(item))
+def test_every_field_is_read(name, cls):
+    unread = {field.name for field in dataclasses.fields(cls)} - names_read()
+    assert not unread, f"{name} has fields that nothing reads: {sorted(unread)}"
+
+
+def test_the_reader_tells_reading_from_writing_and_checking():
+    source = '''
+class C:
+    """docstring"""
+    unread: int = 0
+    def __post_init__(self):
+        self.checked + 1
+def f(c, call):
+    c.written = c.used
+    call(keyword=1)
+    return getattr(c, "by_name")
+'''
+    names = _names(source)
+    assert {"used", "by_name"} <= names
+    assert not names & {"unread", "checked", "written", "keyword"}
