@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jaxlm import config as configs
 from jaxlm.core.types import Array, PyTree, Tokenizer
 from jaxlm.decode import sampling
-from jaxlm.train import assembly, loop
+from jaxlm.train import assembly, loop, runtime
 from jaxlm.train import workdir as folders
 from jaxlm.train.checkpoint import Checkpointer
 
@@ -102,6 +102,7 @@ def load(workdir: Any, *, best: bool = False) -> LanguageModel:
     Raises:
       ValueError: no run, no valid checkpoint, or one that does not fit its config.
     """
+    runtime.configure()
     workdir = folders.existing(workdir)
     cfg = configs.read(workdir / folders.CONFIG)
     tokenizer = folders.load_tokenizer(workdir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -70,6 +71,8 @@ def guarded(work: Callable[[], None]) -> int:
 
     JAXLM_TRACEBACK=1 shows the traceback, for those who change the code.
     """
+    logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.WARNING)
+    logging.getLogger("jaxlm").setLevel(logging.INFO)
     try:
         work()
     except EXPECTED as error:

@@ -15,7 +15,9 @@ def small(tmp_path, **overrides):
     (tmp_path / "text.txt").write_text(TEXT)
     cfg = config.base()
     cfg.model = config.section("model", "gpt", num_layers=1, d_model=32, num_heads=2, max_len=16)
-    cfg.data = config.section("data", "text", path=str(tmp_path / "text.txt"), tokenizer="chars", seq_len=16)
+    cfg.data = config.section(
+        "data", "text", path=str(tmp_path / "text.txt"), tokenizer="chars", seq_len=16
+    )
     cfg.num_steps, cfg.batch_size, cfg.sample_tokens = 3, 8, 5
     for key, text in overrides.items():
         config.override(cfg, key.replace("__", "."), text)
@@ -86,7 +88,9 @@ def test_a_batch_entry_that_nobody_reads_is_refused(tmp_path, monkeypatch):
 
     original = TextTask.train
     monkeypatch.setattr(
-        TextTask, "train", lambda self, seed: original(self, seed).map(lambda x: x | {"speaker": x["tokens"]})
+        TextTask,
+        "train",
+        lambda self, seed: original(self, seed).map(lambda x: x | {"speaker": x["tokens"]}),
     )
     with pytest.raises(ValueError, match="speaker.*nothing is dropped in silence"):
         jaxlm.run(small(tmp_path), tmp_path / "run")
@@ -207,7 +211,9 @@ def test_a_users_own_model_objective_and_task_train_resume_and_generate(tmp_path
     again = run_cli("launch", "--config", "own.py", "--workdir", "run", check=True)
     assert "resumed    step 60" in again.stdout
     command = ["--workdir", "run", "--prompt", "56", "--max_tokens", "6", "--temperature", "0"]
-    shown = run_cli("generate", *command, check=True, env={"PYTHONPATH": f"{tmp_path}:{jaxlm_root()}"})
+    shown = run_cli(
+        "generate", *command, check=True, env={"PYTHONPATH": f"{tmp_path}:{jaxlm_root()}"}
+    )
     assert shown.stdout.strip() == "56789012"
 
 
@@ -223,5 +229,8 @@ def test_the_seed_of_the_key_is_not_overwritten(tmp_path):
     root = jax.random.key_data(jax.random.key(3))
     keys = {int(jax.random.bits(randomness.step_key(root, jnp.int32(step)))) for step in range(50)}
     assert len(keys) == 50
-    named = {int(jax.random.bits(randomness.named_key(jax.random.key(0), n))) for n in ("dropout", "noise")}
+    named = {
+        int(jax.random.bits(randomness.named_key(jax.random.key(0), n)))
+        for n in ("dropout", "noise")
+    }
     assert len(named) == 2

@@ -72,7 +72,9 @@ def test_sections_become_checked_dataclasses(cfg):
     built = config.build(cfg, "model")
     assert (built.num_layers, built.num_kv_heads, built.d_model) == (12, None, 768)
     cfg.model.num_heads = 7
-    with pytest.raises(ValueError, match="model.d_model=768 must be a multiple of model.num_heads=7"):
+    with pytest.raises(
+        ValueError, match="model.d_model=768 must be a multiple of model.num_heads=7"
+    ):
         config.build(cfg, "model")
 
 

@@ -1,6 +1,6 @@
 """Every experiment loads, builds and runs two shrunken steps on CPU, and every config key is read by something.
 
-An experiment with variants lists them: VARIANTS = ("fineweb", "c4"), each accepted by get_config(variant).
+An experiment's docstring shows its commands; the variants that they name (FILE.py:variant) are tested too.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import re
 from pathlib import Path
 
 import pytest
@@ -31,16 +32,14 @@ TINY = {
         "num_layers": 2, "d_model": 16, "num_heads": 2, "num_kv_heads": None, "head_dim": None,
         "d_ff": None, "max_len": 16,
     },
-    "data": {"seq_len": 16, "eval_examples": 2},
+    "data": {"seq_len": 16, "val_fraction": 0.1, "eval_examples": 2},
 }  # fmt: skip
 
 
-def variants(path: Path) -> tuple[str, ...]:
-    """The plain experiment, and the VARIANTS that its file lists."""
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "VARIANTS":
-            return ("", *ast.literal_eval(node.value))
-    return ("",)
+def variants(path: Path) -> list[str]:
+    """The plain experiment, and the variants that its docstring names."""
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return ["", *sorted(set(re.findall(rf"{path.name}:(\w+)", text)))]
 
 
 SPECS = [f"{path}:{name}".removesuffix(":") for path in EXPERIMENTS for name in variants(path)]

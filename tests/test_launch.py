@@ -66,7 +66,15 @@ def test_a_run_leaves_what_it_promises(folder, run_cli):
         assert (workdir / name).exists(), name
     assert list(workdir.glob("**/events.out.tfevents*"))
     first_lines = result.stdout.split("compiled")[0]
-    for said in ("device", "mesh data=1", "parameters", "training FLOPs a token", "tokens (8 x 16)", "time ", "xla (auto"):
+    for said in (
+        "device",
+        "mesh data=1",
+        "parameters",
+        "training FLOPs a token",
+        "tokens (8 x 16)",
+        "time ",
+        "xla (auto",
+    ):
         assert said in first_lines, said
     losses_seen = losses(workdir)
     assert len(losses_seen) == 40 and losses_seen[-1][1] < losses_seen[0][1] - 0.5
@@ -81,7 +89,9 @@ def test_killed_at_random_moments_it_ends_as_if_it_never_was(folder, run_cli, cl
     for _ in range(3):
         process = subprocess.Popen(line, cwd=folder, env=cli_env, stdout=subprocess.DEVNULL)
         before = set(checkpoints.glob("*")) if checkpoints.exists() else set()
-        while process.poll() is None and not (checkpoints.exists() and set(checkpoints.glob("*")) - before):
+        while process.poll() is None and not (
+            checkpoints.exists() and set(checkpoints.glob("*")) - before
+        ):
             time.sleep(0.002)  # a save begins: orbax is writing, or the manifest is not there yet
         time.sleep(rng.random() * 0.2)
         process.send_signal(signal.SIGKILL)
@@ -98,7 +108,10 @@ def test_a_flipped_byte_in_the_newest_checkpoint_is_reported_and_an_older_one_us
     run_cli("launch", "--config", "exp.py", "--workdir", "run", check=True)
     good = summary(folder / "run")["state_sha256"]
     newest = max((folder / "run" / "checkpoints").glob("0*"))
-    victim = max((path for path in newest.rglob("*") if path.is_file() and "manifest" not in path.name), key=lambda p: p.stat().st_size)
+    victim = max(
+        (path for path in newest.rglob("*") if path.is_file() and "manifest" not in path.name),
+        key=lambda p: p.stat().st_size,
+    )
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
@@ -111,7 +124,17 @@ def test_a_flipped_byte_in_the_newest_checkpoint_is_reported_and_an_older_one_us
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_saves_and_says_how_to_go_on(folder, run_cli, cli_env, number):
-    line = [sys.executable, "-m", "jaxlm.launch", "--config", "exp.py", "--config.num_steps=100000", "--config.checkpoint_every=0", "--workdir", "run"]
+    line = [
+        sys.executable,
+        "-m",
+        "jaxlm.launch",
+        "--config",
+        "exp.py",
+        "--config.num_steps=100000",
+        "--config.checkpoint_every=0",
+        "--workdir",
+        "run",
+    ]
     process = subprocess.Popen(line, cwd=folder, env=cli_env, stdout=subprocess.PIPE, text=True)
     for text in process.stdout:
         if "step" in text and "loss" in text:
@@ -126,7 +149,15 @@ def test_a_signal_saves_and_says_how_to_go_on(folder, run_cli, cli_env, number):
 
 def test_another_config_in_the_same_folder_is_refused_with_the_keys(folder, run_cli):
     run_cli("launch", "--config", "exp.py", "--config.num_steps=1", "--workdir", "run", check=True)
-    result = run_cli("launch", "--config", "exp.py", "--config.num_steps=1", "--config.model.d_model=64", "--workdir", "run")
+    result = run_cli(
+        "launch",
+        "--config",
+        "exp.py",
+        "--config.num_steps=1",
+        "--config.model.d_model=64",
+        "--workdir",
+        "run",
+    )
     assert result.returncode == 2
     assert "model.d_model: 32 -> 64" in result.stderr
 
@@ -141,10 +172,13 @@ def test_a_changed_text_is_refused(folder, run_cli):
 MISTAKES = {
     "misspelt key": (["--config.modle.d_model=3"], 'did you mean "model.d_model"'),
     "wrong type": (["--config.num_steps=many"], "expected int"),
-    "heads": (["--config.model.num_heads=5"], "model.d_model=32 must be a multiple of model.num_heads=5"),
+    "heads": (
+        ["--config.model.num_heads=5"],
+        "model.d_model=32 must be a multiple of model.num_heads=5",
+    ),
     "missing config": (["--config", "nowhere.py"], "no file nowhere.py"),
     "broken config": (["--config", "broken.py"], "broken.py:1"),
-    "misspelt option": (["--workdirr", "x"], "did you mean \"--workdir\""),
+    "misspelt option": (["--workdirr", "x"], 'did you mean "--workdir"'),
     "missing text": (["--config.data.path=nowhere.txt"], "nowhere.txt"),
     "empty text": (["--config.data.path=empty.txt"], "empty.txt"),
     "short text": (["--config.data.path=short.txt"], "too short"),
@@ -181,14 +215,25 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(folder, capfd, monkeypatch,
     assert "Traceback" not in shown.err
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a small disk needs root")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a small disk needs root"
+)
 def test_a_full_disk_stops_the_run_and_the_last_checkpoint_stays_good(folder, run_cli):
     disk = folder / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True
+    ).returncode:
         pytest.skip("this machine does not let us mount a disk")
     try:
-        big = ["--config", "exp.py", "--config.model.d_model=64", "--config.checkpoint.keep_last=9", "--workdir", disk / "run"]
+        big = [
+            "--config",
+            "exp.py",
+            "--config.model.d_model=64",
+            "--config.checkpoint.keep_last=9",
+            "--workdir",
+            disk / "run",
+        ]
         result = run_cli("launch", *big)
         assert result.returncode == 2, result.stdout + result.stderr
         assert "No space left" in result.stderr
@@ -206,23 +251,47 @@ def test_show_batch_shows_and_trains_nothing(folder, run_cli):
 
 
 def test_profile_writes_a_trace(folder, run_cli):
-    run_cli("launch", "--config", "exp.py", "--config.num_steps=6", "--profile_steps=2:4", "--workdir", "run", check=True)
+    run_cli(
+        "launch",
+        "--config",
+        "exp.py",
+        "--config.num_steps=6",
+        "--profile_steps=2:4",
+        "--workdir",
+        "run",
+        check=True,
+    )
     assert list((folder / "run" / "profile").rglob("*.xplane.pb"))
 
 
 def test_generate_continues_and_is_reproducible(folder, run_cli):
     run_cli("launch", "--config", "exp.py", "--config.num_steps=5", "--workdir", "run", check=True)
     command = ["--workdir", "run", "--prompt", "the qu", "--max_tokens", "30", "--seed", "3"]
-    first, again = run_cli("generate", *command, check=True), run_cli("generate", *command, check=True)
+    first, again = (
+        run_cli("generate", *command, check=True),
+        run_cli("generate", *command, check=True),
+    )
     assert first.stdout.startswith("the qu") and len(first.stdout.strip()) > 10
     assert first.stdout == again.stdout
-    for wrong, message in ((["--workdir", "nowhere"], "no run's folder"), (["--max_tokens", "0"], "max_tokens=0")):
+    for wrong, message in (
+        (["--workdir", "nowhere"], "no run's folder"),
+        (["--max_tokens", "0"], "max_tokens=0"),
+    ):
         result = run_cli("generate", *command, *wrong)
-        assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
+        assert (
+            result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
+        )
 
 
 def test_a_nonfinite_step_stops_and_names_step_and_batch(folder, run_cli):
-    wild = ["--config", "exp.py", "--config.optim.learning_rate=1e38", "--config.optim.clip_norm=0", "--workdir", "run"]
+    wild = [
+        "--config",
+        "exp.py",
+        "--config.optim.learning_rate=1e38",
+        "--config.optim.clip_norm=0",
+        "--workdir",
+        "run",
+    ]
     result = run_cli("launch", *wild)
     assert result.returncode == 2
     assert "is not finite" in result.stderr and "batch" in result.stderr

@@ -6,7 +6,7 @@ Shapes use one letter per axis: B batch, T position, V vocabulary (docs/architec
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.struct
@@ -96,6 +96,9 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> np.ndarray:
         """Ids, int32 [N], without special tokens."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """`encode` of each text."""
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text; ids that are no valid UTF-8 together decode with U+FFFD."""

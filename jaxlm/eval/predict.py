@@ -12,9 +12,15 @@ from jaxlm.eval import Evaluator, Row
 
 
 class Scorer:
-    """One evaluator bound to one model; `place` puts a host batch onto the devices."""
+    """One evaluator bound to one model.
 
-    def __init__(self, evaluator: Evaluator, model: Any, place: Callable[[Batch], Batch]):
+    `place` puts a host batch onto the devices; `replicated` is the sharding that every process can
+    read results from.
+    """
+
+    def __init__(
+        self, evaluator: Evaluator, model: Any, place: Callable[[Batch], Batch], replicated: Any
+    ):
         self.evaluator = evaluator
         self.place = place
         names = (*model.inputs, *model.optional_inputs)
@@ -25,7 +31,7 @@ class Scorer:
             )
             return evaluator.outputs(output, batch)
 
-        self._outputs = jax.jit(outputs)
+        self._outputs = jax.jit(outputs, out_shardings=replicated)
 
     def __call__(self, params: PyTree, data: Iterable[Batch]) -> list[Row]:
         """Rows of the evaluator over all of `data`, whose bookkeeping entry `id` stays on the host."""

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from jaxlm import config as configs
 from jaxlm.core.types import Batch
 from jaxlm.data import pipeline
-from jaxlm.train import assembly, devices, parallel, plan, report
+from jaxlm.train import assembly, devices, parallel, plan, report, runtime
 from jaxlm.train import workdir as folders
 from jaxlm.train.checkpoint import Checkpointer, state_digest
 from jaxlm.train.meter import Meter
@@ -39,6 +39,7 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
       SystemExit: SIGINT or SIGTERM came; a checkpoint was saved.
     """
     started = time.perf_counter()
+    runtime.configure()
     workdir = folders.open_workdir(workdir)
     task = assembly.make_task(cfg)
     cfg = assembly.resolve(cfg, task)
@@ -63,10 +64,10 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
         if state is None:
             state = assembly.init_state(parts, cfg.seed, example)
         writer.resume(start)
-        step_fn, compile_seconds = _compile(parts, example, writer.log)
+        step_fn, compile_seconds = compile_step(parts, example, writer.log)
         place = parallel.placer(parts.mesh)
         meter = Meter(prediction, cfg.num_steps, seconds_before)
-        observer = report.Observer(cfg, workdir, parts, writer, meter, place)
+        observer = report.Observer(cfg, workdir, parts, writer, meter)
         batches = pipeline.BatchIterator(
             source, seed=cfg.seed, digest=task.info.digest, start_step=start
         )
@@ -136,7 +137,7 @@ def _restore(checkpoints: Checkpointer, parts: assembly.Parts, log: Callable[[st
     return state, step, extra["train_seconds"]
 
 
-def _compile(parts: assembly.Parts, example: Batch, log: Callable[[str], None]):
+def compile_step(parts: assembly.Parts, example: Batch, log: Callable[[str], None]):
     """The step, ready to call, and the seconds that compiling took; host code is taken as it is."""
     if not parts.step.compiled:
         return parts.step.fn, 0.0

@@ -149,6 +149,24 @@ def placer(mesh: Mesh) -> Callable[[Batch], dict[str, jax.Array]]:
     return place
 
 
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def whole_placer(mesh: Mesh) -> Callable[[Batch], dict[str, jax.Array]]:
+    """Like `placer`, for batches that every process holds whole, as in evaluation."""
+    sharding = batch_sharding(mesh)
+
+    def place(batch: Batch) -> dict[str, jax.Array]:
+        return {
+            name: jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)
+            for name, rows in batch.items()
+        }
+
+    return place
+
+
 def initialize_distributed() -> None:
     """Join the other processes of a cluster when the environment names one (JAX or Slurm); else do nothing.
 

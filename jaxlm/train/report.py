@@ -12,7 +12,7 @@ from jaxlm.core.types import Batch, TrainState
 from jaxlm.decode import sampling
 from jaxlm.eval import Row
 from jaxlm.eval.predict import Scorer
-from jaxlm.train import assembly
+from jaxlm.train import assembly, parallel
 from jaxlm.train.meter import Meter
 from jaxlm.train.writers import Writer
 
@@ -22,18 +22,18 @@ BOUNDARIES = {"eval": "eval_every", "sample": "sample_every", "checkpoint": "che
 class Observer:
     """Turns the loop's raw results into rows for the writer; changes nothing of the run."""
 
-    def __init__(
-        self,
-        cfg: Any,
-        workdir: Any,
-        parts: assembly.Parts,
-        writer: Writer,
-        meter: Meter,
-        place: Any,
-    ):
+    def __init__(self, cfg: Any, workdir: Any, parts: assembly.Parts, writer: Writer, meter: Meter):
         self.cfg, self.workdir, self.parts = cfg, workdir, parts
         self.writer, self.meter = writer, meter
-        self.scorers = [Scorer(evaluator, parts.model, place) for evaluator in parts.evaluators]
+        self.scorers = [
+            Scorer(
+                evaluator,
+                parts.model,
+                parallel.whole_placer(parts.mesh),
+                parallel.replicated(parts.mesh),
+            )
+            for evaluator in parts.evaluators
+        ]
         self.rows: tuple[int, list[Row]] = (-1, [])
         train = parts.task.info.splits["train"]
         self.bytes_per_token = train.num_bytes / max(1, train.num_tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import jax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -16,12 +17,14 @@ CONFIG, TOKENIZER, CHECKPOINTS = "config.json", "tokenizer", "checkpoints"
 
 
 def open_workdir(path: Any) -> epath.Path:
-    """The folder, made if missing, known to be writable.
+    """The folder, made if missing and known to be writable by process 0, which alone writes to it.
 
     Raises:
       ValueError: it can't be written.
     """
     workdir = _absolute(path)
+    if jax.process_index():
+        return workdir
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".writable"
@@ -70,6 +73,8 @@ def claim(workdir: epath.Path, cfg: ConfigDict, tokenizer: Tokenizer | None) -> 
     Raises:
       ValueError: the folder belongs to another config or tokenizer; what differs is listed.
     """
+    if jax.process_index():
+        return
     path = workdir / CONFIG
     if path.exists():
         lines = configs.differences(cfg, configs.read(path))

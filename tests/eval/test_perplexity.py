@@ -37,7 +37,9 @@ def test_a_uniform_model_has_perplexity_v():
     assert rows["loss"].stderr == pytest.approx(0, abs=1e-12)
     assert rows["bits_per_byte"].value == pytest.approx(3 / 2)  # 3 bits for two bytes
     assert "windows=4|stride=4" in rows["loss"].signature and "tokens=6" in rows["loss"].signature
-    assert rows["bits_per_byte"].unit == "bits/byte" and "bytes=12" in rows["bits_per_byte"].signature
+    assert (
+        rows["bits_per_byte"].unit == "bits/byte" and "bytes=12" in rows["bits_per_byte"].signature
+    )
 
 
 def test_ragged_batches_equal_a_plain_loop():
@@ -46,7 +48,9 @@ def test_ragged_batches_equal_a_plain_loop():
     weights = (rng.random((5, 7)) < 0.6).astype(np.float32)
     evaluator = Perplexity(TaskInfo(8, {}, Bytes()), 7)
     parts = [slice(0, 2), slice(2, 4), slice(4, 5)]
-    data = [{"targets": np.zeros_like(nll[p], int), "weights": weights[p], "nll": nll[p]} for p in parts]
+    data = [
+        {"targets": np.zeros_like(nll[p], int), "weights": weights[p], "nll": nll[p]} for p in parts
+    ]
     rows = values(evaluator.run(lambda batch: {"nll": batch["nll"]}, data))
     total = sum(nll[i, j] * weights[i, j] for i in range(5) for j in range(7))
     assert rows["loss"].value == pytest.approx(total / weights.sum(), rel=1e-12)
@@ -58,7 +62,12 @@ def test_filling_rows_count_for_nothing():
     some = [[1, 1], [1, 1]]
     filled = [*some, [0, 0]]
     left, right = (
-        values(evaluator.run(lambda b: {"nll": np.arange(b["weights"].size).reshape(b["weights"].shape)}, batches(w)))
+        values(
+            evaluator.run(
+                lambda b: {"nll": np.arange(b["weights"].size).reshape(b["weights"].shape)},
+                batches(w),
+            )
+        )
         for w in (some, filled)
     )
     assert left["loss"] == right["loss"]

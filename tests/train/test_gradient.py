@@ -34,9 +34,7 @@ def make_batch(rows=8, seed=0):
     return {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "weights": weights}
 
 
-def make_step(
-    num_micro_batches=1, model=MODEL, loss=LOSS, optimizer=None, **config
-):
+def make_step(num_micro_batches=1, model=MODEL, loss=LOSS, optimizer=None, **config):
     module = GPT(model)
     objective = CausalLM(loss, module)
     optimizer = optimizer or optim.Config(kind="adamw", learning_rate=1e-2, warmup_steps=2)
