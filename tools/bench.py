@@ -46,6 +46,7 @@ def bench(cfg, options) -> dict:
     frozen = assembly.resolve(cfg, task)
     source = pipeline.train_batches(task, frozen.seed, frozen.batch_size)
     shapes = assembly.global_shapes(source[0], frozen.batch_size)
+    frozen = assembly.fix_micro_batch(frozen, shapes)
     parts = assembly.assemble(frozen, task, shapes)
     prediction = plan.make(frozen, parts, shapes)
     place = parallel.placer(parts.mesh)

@@ -78,6 +78,33 @@ def resolve(cfg: ConfigDict, task: Task) -> FrozenConfigDict:
     return FrozenConfigDict(cfg)
 
 
+def fix_micro_batch(
+    cfg: FrozenConfigDict, batch: dict[str, jax.ShapeDtypeStruct]
+) -> FrozenConfigDict:
+    """`micro_batch_size` 0 replaced by what this device's memory holds, so that the record says what ran."""
+    if cfg.micro_batch_size:
+        return cfg
+    model = make_model(cfg)
+    shards = parallel.batch_shards(parallel.make_mesh(configs.build(cfg, "mesh")))
+    seq_len = next(iter(batch.values())).shape[1]
+    params = abstract_params(model, batch)
+    with_size = ConfigDict(cfg)
+    with_size.micro_batch_size = plan.choose_micro_batch(
+        cfg.batch_size, model, params, seq_len, shards
+    )
+    return FrozenConfigDict(with_size)
+
+
+def abstract_params(model: Any, batch: Batch) -> PyTree:
+    """Shapes of a model's parameters."""
+    inputs = {
+        name: jax.ShapeDtypeStruct((1, *batch[name].shape[1:]), batch[name].dtype)
+        for name in model.inputs
+        if name in batch
+    }
+    return nn.unbox(jax.eval_shape(model.init, jax.random.key(0), **inputs))["params"]
+
+
 def assemble(cfg: FrozenConfigDict, task: Task, batch: dict[str, jax.ShapeDtypeStruct]) -> Parts:
     """Build everything from a resolved config and one global batch's shapes.
 
@@ -88,19 +115,9 @@ def assemble(cfg: FrozenConfigDict, task: Task, batch: dict[str, jax.ShapeDtypeS
     objective = configs.implementation(cfg, "objective")(configs.build(cfg, "objective"), model)
     check_keys(batch, model, objective)
     mesh = parallel.make_mesh(configs.build(cfg, "mesh"))
-    inputs = {
-        name: jax.ShapeDtypeStruct((1, *batch[name].shape[1:]), batch[name].dtype)
-        for name in model.inputs
-    }
-    params = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), **inputs))["params"]
-    micro_batch_size = cfg.micro_batch_size or plan.choose_micro_batch(
-        cfg.batch_size,
-        model,
-        params,
-        next(iter(batch.values())).shape[1],
-        parallel.batch_shards(mesh),
-    )
+    micro_batch_size = cfg.micro_batch_size
     parallel.check_batch(cfg.batch_size, micro_batch_size, mesh)
+    params = abstract_params(model, batch)
     tx, schedule = optim.build(configs.build(cfg, "optim"), cfg.num_steps, params)
     step_config = configs.build(cfg, "step")
     builder = configs.implementation(cfg, "step")(
@@ -170,10 +187,8 @@ def abstract_weights(cfg: ConfigDict) -> dict[str, PyTree]:
     """Shapes of the weights that a checkpoint of this config is evaluated with, under their name in the state."""
     model = make_model(cfg)
     tokens = jax.ShapeDtypeStruct((1, 1), "int32")
-    shapes = nn.unbox(
-        jax.eval_shape(model.init, jax.random.key(0), **dict.fromkeys(model.inputs, tokens))
-    )
-    return {"ema" if configs.build(cfg, "step").ema_decay else "params": shapes["params"]}
+    params = abstract_params(model, dict.fromkeys(model.inputs, tokens))
+    return {"ema" if configs.build(cfg, "step").ema_decay else "params": params}
 
 
 def evaluation_params(state: TrainState) -> tuple[PyTree, str]:

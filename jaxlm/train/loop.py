@@ -43,11 +43,12 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
     workdir = folders.open_workdir(workdir)
     task = assembly.make_task(cfg)
     cfg = assembly.resolve(cfg, task)
-    folders.claim(workdir, cfg, task.info.tokenizer)
     source = pipeline.train_batches(
         task, cfg.seed, cfg.batch_size, jax.process_index(), jax.process_count()
     )
     example = assembly.global_shapes(source[0], cfg.batch_size)
+    cfg = assembly.fix_micro_batch(cfg, example)
+    folders.claim(workdir, cfg, task.info.tokenizer)
     parts = assembly.assemble(cfg, task, example)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(parts.mesh))
@@ -64,6 +65,10 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
         if state is None:
             state = assembly.init_state(parts, cfg.seed, example)
         writer.resume(start)
+        if start == cfg.num_steps and (recorded := folders.read_summary(workdir)):
+            writer.log(f"finished   at step {start} before: its summary again")
+            writer.finish(recorded)
+            return recorded
         step_fn, compile_seconds = compile_step(parts, example, writer.log)
         place = parallel.placer(parts.mesh)
         meter = Meter(prediction, cfg.num_steps, seconds_before)

@@ -32,7 +32,7 @@ class Observer:
                 parallel.whole_placer(parts.mesh),
                 parallel.replicated(parts.mesh),
             )
-            for evaluator in parts.evaluators
+            for evaluator in (parts.evaluators if "val" in parts.task.info.splits else ())
         ]
         self.rows: tuple[int, list[Row]] = (-1, [])
         train = parts.task.info.splits["train"]
@@ -80,7 +80,9 @@ class Observer:
         )
 
     def evaluate(self, state: TrainState, done: int) -> None:
-        """Every evaluator over the validation split, with the weights that evaluation uses."""
+        """Every evaluator over the validation split, if the data has one."""
+        if not self.scorers:
+            return
         params, weights = assembly.evaluation_params(state)
         rows = []
         for scorer in self.scorers:
@@ -97,7 +99,8 @@ class Observer:
         """`val_*` entries of the summary; evaluates unless that was just done."""
         if self.rows[0] != done:
             self.evaluate(state, done)
-        scores: dict[str, Any] = {"val_weights": assembly.evaluation_params(state)[1]}
+        scores: dict[str, Any] = {"val_loss": None, "val_bits_per_byte": None}
+        scores["val_weights"] = assembly.evaluation_params(state)[1]
         for row in self.rows[1]:
             scores |= {f"val_{row.name}": row.value, f"val_{row.name}_stderr": row.stderr}
         return scores

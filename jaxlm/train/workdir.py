@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -13,7 +14,8 @@ from jaxlm import config as configs
 from jaxlm.core.types import Tokenizer
 from jaxlm.data import tokenizers
 
-CONFIG, TOKENIZER, CHECKPOINTS = "config.json", "tokenizer", "checkpoints"
+CONFIG, SUMMARY, TOKENIZER = "config.json", "summary.json", "tokenizer"
+CHECKPOINTS = "checkpoints"
 
 
 def open_workdir(path: Any) -> epath.Path:
@@ -65,6 +67,12 @@ def load_tokenizer(workdir: epath.Path) -> Tokenizer | None:
     tokenizer = tokenizers.load(workdir / TOKENIZER)
     check_tokenizer(workdir, tokenizer)
     return tokenizer
+
+
+def read_summary(workdir: epath.Path) -> dict[str, Any] | None:
+    """What a finished run has recorded of itself."""
+    path = workdir / SUMMARY
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def claim(workdir: epath.Path, cfg: ConfigDict, tokenizer: Tokenizer | None) -> None:
