@@ -2,6 +2,7 @@
 
     python -m jaxlm.launch --config experiments/quickstart.py
     python -m jaxlm.launch --config experiments/quickstart.py --config.data.path=my_own.txt
+    python -m jaxlm.launch --config experiments/quickstart.py:long      2.5 times the steps, a better model
 
 Rotary positions, RMSNorm, ReLU², query-key norm and blocks that start as the identity; Muon for the matrices and Adam for
 the rest (Jordan et al. 2024), linear decay to zero. Measured: docs/benchmarks.md.
@@ -10,7 +11,7 @@ the rest (Jordan et al. 2024), linear decay to zero. Measured: docs/benchmarks.m
 from jaxlm import config
 
 
-def get_config():
+def get_config(variant=""):
     cfg = config.base()
     cfg.model = config.section(
         "model",
@@ -21,6 +22,7 @@ def get_config():
         max_len=128,
         positions="rotary",
         norm="rmsnorm",
+        norm_gains=False,
         mlp="relu2",
         bias=False,
         qk_norm=True,
@@ -38,15 +40,16 @@ def get_config():
         schedule="linear",
         warmup_steps=15,
         min_lr_ratio=0.0,
-        weight_decay=0.0,
+        weight_decay=0.1,
         clip_norm=0.0,
         eps=1e-10,
     )
+    cfg.step = config.section("step", "gradient", ema_decay=0.99)
     cfg.batch_size = 16  # 2,048 characters a step
-    cfg.num_steps = 750
-    cfg.log_every = 50
+    cfg.num_steps = 2000 if variant == "long" else 800
+    cfg.log_every = 40
     cfg.eval_every = 0
-    cfg.checkpoint_every = 250
-    cfg.sample_every = 250
+    cfg.checkpoint_every = 400
+    cfg.sample_every = 400
     cfg.sample_tokens = 300
     return cfg

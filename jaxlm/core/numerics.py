@@ -27,7 +27,9 @@ def token_stats(logits: Array, targets: Array) -> TokenStats:
     """Scores of targets [...] under logits [..., V], computed in float32."""
     logits = logits.astype(jnp.float32)
     log_z = jax.nn.logsumexp(logits, axis=-1)
-    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    # A masked sum, not a gather: its gradient is no scatter.
+    ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+    picked = jnp.sum(jnp.where(ids == targets[..., None], logits, 0.0), axis=-1)
     return TokenStats(log_z - picked, log_z, log_z - jnp.mean(logits, axis=-1))
 
 

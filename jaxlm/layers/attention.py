@@ -25,7 +25,7 @@ class Sight:
 
 @flax.struct.dataclass
 class LayerCache:
-    """One layer's keys and values, [B, S, G, K]; slot s holds position s."""
+    """One layer's keys and values, [B, G, S, K]; slot s holds position s."""
 
     k: Array
     v: Array
@@ -45,6 +45,7 @@ class Attention(nn.Module):
         False  # RMS norm of queries and keys a head (Dehghani et al. 2023, arXiv:2302.05442)
     )
     norm_eps: float = 1e-6
+    norm_gains: bool = True
     bias: bool = False
     dtype: str = "float32"
 
@@ -54,19 +55,16 @@ class Attention(nn.Module):
     ) -> tuple[Array, LayerCache | None]:
         def heads(name: str, count: int) -> Array:
             width = count * self.head_dim
-            y = Linear(
+            linear = Linear(
                 width, ("embed", "heads"), self.kernel_init, self.bias, self.dtype, name=name
-            )(x)
-            return y.reshape(*x.shape[:2], count, self.head_dim)
+            )
+            return jnp.swapaxes(linear(x).reshape(*x.shape[:2], count, self.head_dim), 1, 2)
 
-        q, k, v = (
-            heads("q", self.num_heads),
-            heads("k", self.num_kv_heads),
-            heads("v", self.num_kv_heads),
-        )
+        groups = self.num_kv_heads
+        q, k, v = heads("q", self.num_heads), heads("k", groups), heads("v", groups)
         if self.qk_norm:
-            q = RMSNorm(self.norm_eps, axis="head_dim", name="q_norm")(q)
-            k = RMSNorm(self.norm_eps, axis="head_dim", name="k_norm")(k)
+            q = RMSNorm(self.norm_eps, self.norm_gains, "head_dim", name="q_norm")(q)
+            k = RMSNorm(self.norm_eps, self.norm_gains, "head_dim", name="k_norm")(k)
         if sight.rotary is not None:
             q, k = positions.rotate(q, sight.rotary), positions.rotate(k, sight.rotary)
         if cache is None:
@@ -74,7 +72,7 @@ class Attention(nn.Module):
         else:
             cache = _write(cache, k, v, sight.positions_BT[:, 0])
             y = attention_backends.attend_cache(q, cache.k, cache.v, self.spec, sight.positions_BT)
-        y = y.reshape(*x.shape[:2], -1)
+        y = jnp.swapaxes(y, 1, 2).reshape(*x.shape[:2], -1)
         out = Linear(
             x.shape[-1], ("heads", "embed"), self.out_init, self.bias, self.dtype, name="out"
         )
@@ -85,7 +83,7 @@ def _write(cache: LayerCache, k: Array, v: Array, start_B: Array) -> LayerCache:
     """Put new keys and values at each row's own start; what lies beyond a row's length is overwritten later."""
 
     def row(old: Array, new: Array, start: Array) -> Array:
-        return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), (start, 0, 0))
+        return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), (0, start, 0))
 
     write = jax.vmap(row)
     return LayerCache(write(cache.k, k, start_B), write(cache.v, v, start_B))
@@ -94,6 +92,6 @@ def _write(cache: LayerCache, k: Array, v: Array, start_B: Array) -> LayerCache:
 def empty_cache(
     num_layers: int, batch: int, max_len: int, heads: int, head_dim: int, dtype
 ) -> LayerCache:
-    """Room for `max_len` positions in every layer, stacked: [N, B, S, G, K]."""
-    shape = (num_layers, batch, max_len, heads, head_dim)
+    """Room for `max_len` positions in every layer, stacked: [N, B, G, S, K]."""
+    shape = (num_layers, batch, heads, max_len, head_dim)
     return LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))

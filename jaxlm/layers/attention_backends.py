@@ -1,11 +1,13 @@
 """Scaled dot-product attention by backend. A requested backend runs or raises; `auto` says what it chose and why.
 
-One signature for all: q [B, T, H, K]; k, v [B, S, G, K] with G dividing H (grouped queries); returns [B, T, H, K].
+One signature for all, heads first: q [B, H, T, K]; k, v [B, G, S, K] with G dividing H (grouped queries); returns
+[B, H, T, K].
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,8 @@ from jaxlm.layers.positions import alibi_slopes
 
 BACKENDS = ("auto", "xla", "cudnn", "splash")
 SPLASH_TILE = 128
-QUERY_BLOCK = 128
+MIN_BLOCK, MAX_BLOCKS = 64, 8
+"""The XLA backend cuts queries into blocks of at least so many positions, and at most so many blocks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,73 +98,122 @@ def attend(q, k, v, spec: Spec, backend: str, segment_ids_BT: Array | None = Non
         return _cudnn(q, k, v, spec)
     if chosen == "splash":
         return _splash(q, k, v, spec, segment_ids_BT)
-    return _xla(q, k, v, spec, segment_ids_BT)
+    return _xla(q, k, v, segment_ids_BT, spec)
 
 
 def attend_cache(q, k, v, spec: Spec, query_pos_BT: Array) -> Array:
     """Attention of new queries to a cache whose slot s holds position s; slots after a query are hidden."""
-    key_pos_BS = jnp.arange(k.shape[1], dtype=jnp.int32)[None]
-    return _block(q, k, v, spec, query_pos_BT, key_pos_BS, None, None)
+    key_pos_BS = jnp.arange(k.shape[2], dtype=jnp.int32)[None]
+    scores = _scores(_group(q, k), k, spec, query_pos_BT, key_pos_BS)
+    out = jnp.einsum("BGRTS,BGSK->BGRTK", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
+    return out.reshape(q.shape)
 
 
-def _xla(q, k, v, spec: Spec, segment_ids: Array | None) -> Array:
-    """Query blocks against the keys that they can see: causal attention does half of the work, windowed less."""
-    length = q.shape[1]
-    step = QUERY_BLOCK if spec.causal and length > QUERY_BLOCK else length
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _xla(q, k, v, segment_ids, spec: Spec) -> Array:
+    """Query blocks against the keys that they can see: causal attention does half of the work, windowed less.
+
+    The backward pass computes probabilities again from the saved normalisers, as in FlashAttention-2
+    (Dao 2023, arXiv:2307.08691, algorithm 2), so that no T x S matrix outlives its block.
+    """
+    return _xla_forward(q, k, v, segment_ids, spec)[0]
+
+
+def _xla_forward(q, k, v, segment_ids, spec: Spec):
+    queries = _group(q, k)
+    outputs, normalisers = [], []
+    for rows, keys in _blocks(q.shape[2], spec):
+        score = _block_scores(spec, rows, keys, segment_ids)
+        scores = score(queries[:, :, :, rows], k[:, :, keys])
+        highest = jnp.max(scores, axis=-1, keepdims=True)
+        weights = jnp.exp(scores - highest)
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+        mixed = _product("BGRTS,BGSK->BGRTK", weights.astype(v.dtype), v[:, :, keys])
+        outputs.append((mixed / total).astype(q.dtype))
+        normalisers.append(highest + jnp.log(total))
+    out = jnp.concatenate(outputs, axis=3)
+    return out.reshape(q.shape), (q, k, v, segment_ids, out, normalisers)
+
+
+def _xla_backward(spec: Spec, saved, grad_out):
+    q, k, v, segment_ids, out, normalisers = saved
+    queries, grad_out = _group(q, k), grad_out.reshape(out.shape)
+    inner = jnp.sum(grad_out.astype(jnp.float32) * out, axis=-1, keepdims=True)
+    grad_q, grad_k, grad_v = [], 0.0, 0.0
+    for (rows, keys), normaliser in zip(_blocks(q.shape[2], spec), normalisers, strict=True):
+        score = _block_scores(spec, rows, keys, segment_ids)
+        scores, pull = jax.vjp(score, queries[:, :, :, rows], k[:, :, keys])
+        probs = jnp.exp(scores - normaliser)
+        grads = grad_out[:, :, :, rows]
+        grad_probs = _product("BGRTK,BGSK->BGRTS", grads, v[:, :, keys])
+        block_q, block_k = pull(probs * (grad_probs - inner[:, :, :, rows]))
+        block_v = _product("BGRTS,BGRTK->BGSK", probs.astype(grads.dtype), grads)
+        beyond = ((0, 0), (0, 0), (keys.start, k.shape[2] - keys.stop), (0, 0))
+        grad_q.append(block_q)
+        grad_k = grad_k + jnp.pad(block_k.astype(jnp.float32), beyond)
+        grad_v = grad_v + jnp.pad(block_v, beyond)
+    grad_q = jnp.concatenate(grad_q, axis=3).reshape(q.shape)
+    return grad_q, grad_k.astype(k.dtype), grad_v.astype(v.dtype), None
+
+
+_xla.defvjp(_xla_forward, _xla_backward)
+_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+
+def _group(q: Array, k: Array) -> Array:
+    """Queries by the key head that they share, [B, G, H/G, T, K]."""
+    batch, heads, length, width = q.shape
+    return q.reshape(batch, k.shape[1], heads // k.shape[1], length, width)
+
+
+def _blocks(length: int, spec: Spec) -> list[tuple[slice, slice]]:
+    """(queries, the keys that some of them can see) of each block."""
+    step = max(MIN_BLOCK, -(-length // MAX_BLOCKS))
     blocks = []
     for start in range(0, length, step):
         end = min(start + step, length)
         first = max(0, start - spec.window + 1) if spec.window else 0
-        keys = slice(first, end if spec.causal else length)
-        positions = jnp.arange(length, dtype=jnp.int32)[None]
-        query_seg = None if segment_ids is None else segment_ids[:, start:end]
-        key_seg = None if segment_ids is None else segment_ids[:, keys]
-        blocks.append(
-            _block(
-                q[:, start:end],
-                k[:, keys],
-                v[:, keys],
-                spec,
-                positions[:, start:end],
-                positions[:, keys],
-                query_seg,
-                key_seg,
-            )
-        )
-    return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=1)
+        blocks.append((slice(start, end), slice(first, end if spec.causal else length)))
+    return blocks
 
 
-def _block(q, k, v, spec: Spec, query_pos, key_pos, query_seg, key_seg) -> Array:
-    batch, length, heads, width = q.shape
-    groups = k.shape[2]
-    q = q.reshape(batch, length, groups, heads // groups, width) * jnp.asarray(width**-0.5, q.dtype)
-    scores = jnp.einsum("BTGRK,BSGK->BGRTS", q, k, preferred_element_type=jnp.float32)
+def _block_scores(spec: Spec, rows: slice, keys: slice, segment_ids: Array | None):
+    """The function from a block's queries and keys to its masked scores."""
+    query_pos, key_pos = (
+        jnp.arange(part.start, part.stop, dtype=jnp.int32)[None] for part in (rows, keys)
+    )
+    segments = () if segment_ids is None else (segment_ids[:, rows], segment_ids[:, keys])
+    return lambda q, k: _scores(q, k, spec, query_pos, key_pos, *segments)
+
+
+def _scores(q, k, spec: Spec, query_pos, key_pos, query_seg=None, key_seg=None) -> Array:
+    """Masked float32 scores [B, G, H/G, T, S] of grouped queries."""
+    scores = _product("BGRTK,BGSK->BGRTS", q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype), k)
     scores = numerics.soft_cap(scores, spec.soft_cap)
     if spec.alibi:
-        slopes = alibi_slopes(heads).reshape(1, groups, heads // groups, 1, 1)
+        slopes = alibi_slopes(q.shape[1] * q.shape[2]).reshape(1, *q.shape[1:3], 1, 1)
         distance = key_pos[:, None, None, None, :] - query_pos[:, None, None, :, None]
         scores = scores + slopes * distance.astype(jnp.float32)
-    visible = None
+    visible = []
     if spec.causal:
-        visible = masks.causal(query_pos, key_pos)
+        visible.append(masks.causal(query_pos, key_pos))
     if spec.window:
-        near = masks.sliding_window(query_pos, key_pos, spec.window)
-        visible = near if visible is None else visible & near
+        visible.append(masks.sliding_window(query_pos, key_pos, spec.window))
     if query_seg is not None:
-        same = masks.segments(query_seg, key_seg)
-        visible = same if visible is None else visible & same
-    if visible is not None:
-        scores = jnp.where(visible[:, :, None], scores, jnp.finfo(jnp.float32).min)
-    probs = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    out = jnp.einsum("BGRTS,BSGK->BTGRK", probs, v)
-    return out.reshape(batch, length, heads, width)
+        visible.append(masks.segments(query_seg, key_seg))
+    if not visible:
+        return scores
+    mask = functools.reduce(jnp.logical_and, visible)
+    return jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)
 
 
 def _cudnn(q, k, v, spec: Spec) -> Array:
     window = (spec.window - 1, 0) if spec.window else None
-    return jax.nn.dot_product_attention(
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+    out = jax.nn.dot_product_attention(
         q, k, v, is_causal=spec.causal, local_window_size=window, implementation="cudnn"
     )
+    return jnp.swapaxes(out, 1, 2)
 
 
 def _splash(q, k, v, spec: Spec, segment_ids: Array | None, interpret: bool = False) -> Array:
@@ -170,7 +222,7 @@ def _splash(q, k, v, spec: Spec, segment_ids: Array | None, interpret: bool = Fa
         splash_attention_mask,
     )
 
-    length, heads = q.shape[1], q.shape[2]
+    heads, length = q.shape[1], q.shape[2]
     if length % SPLASH_TILE:
         raise ValueError(
             f'model.attention="splash" needs a length divisible by {SPLASH_TILE}, not {length}'
@@ -187,15 +239,10 @@ def _splash(q, k, v, spec: Spec, segment_ids: Array | None, interpret: bool = Fa
         attn_logits_soft_cap=spec.soft_cap or None,
         interpret=interpret,
     )
-    repeat = heads // k.shape[2]
-
-    def heads_first(x: Array) -> Array:
-        return jnp.moveaxis(x, 2, 1)
-
-    q = heads_first(q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype))
-    k, v = (heads_first(jnp.repeat(x, repeat, axis=2)) for x in (k, v))
+    repeat = heads // k.shape[1]
+    q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+    k, v = (jnp.repeat(x, repeat, axis=1) for x in (k, v))
     ids = None
     if segment_ids is not None:
         ids = splash_attention_kernel.SegmentIds(segment_ids, segment_ids)
-    out = jax.vmap(kernel, in_axes=(0, 0, 0, None if ids is None else 0))(q, k, v, ids)
-    return jnp.moveaxis(out, 1, 2)
+    return jax.vmap(kernel, in_axes=(0, 0, 0, None if ids is None else 0))(q, k, v, ids)

@@ -14,14 +14,17 @@ class RMSNorm(nn.Module):
     """x / rms(x) * scale (Zhang and Sennrich 2019, arXiv:1910.07467, equation 4)."""
 
     eps: float = 1e-6
+    gains: bool = True
     axis: str = "norm"  # logical name of the gain's axis
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", named(nn.initializers.ones, self.axis), (x.shape[-1],))
         wide = x.astype(jnp.float32)
-        inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
-        return (wide * inverse * as_row(scale, x)).astype(x.dtype)
+        y = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        if self.gains:
+            scale = self.param("scale", named(nn.initializers.ones, self.axis), (x.shape[-1],))
+            y = y * as_row(scale, x)
+        return y.astype(x.dtype)
 
 
 class LayerNorm(nn.Module):

@@ -38,6 +38,7 @@ class TransformerConfig:
     rope_base: float = 10_000.0
     norm: str = "layernorm"
     norm_eps: float = 1e-5
+    norm_gains: bool = True  # off: rmsnorm without parameters
     mlp: str = "gelu"
     bias: bool = True
     qk_norm: bool = False
@@ -90,6 +91,8 @@ class TransformerConfig:
             raise ValueError(
                 f'model.positions="rotary" needs an even head width, not {self.head_width}'
             )
+        if self.norm == "layernorm" and not self.norm_gains:
+            raise ValueError('model.norm_gains=False needs model.norm="rmsnorm"')
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout={self.dropout} must be in [0, 1)")
         if self.window < 0:
@@ -137,7 +140,7 @@ class TransformerConfig:
     def make_norm(self, name: str) -> nn.Module:
         if self.norm == "layernorm":
             return NORMS[self.norm](self.norm_eps, bias=self.bias, name=name)
-        return NORMS[self.norm](self.norm_eps, name=name)
+        return NORMS[self.norm](self.norm_eps, self.norm_gains, name=name)
 
 
 class Block(nn.Module):
@@ -161,6 +164,7 @@ class Block(nn.Module):
             backend=cfg.attention,
             qk_norm=cfg.qk_norm,
             norm_eps=cfg.norm_eps,
+            norm_gains=cfg.norm_gains,
             bias=cfg.bias,
             dtype=dtype,
             name="attention",

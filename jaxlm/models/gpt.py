@@ -52,7 +52,7 @@ class GPTConfig(TransformerConfig):
 
 @flax.struct.dataclass
 class Cache:
-    """Keys and values of every layer, [N, B, S, G, K], and how many positions each row has used."""
+    """Keys and values of every layer, [N, B, G, S, K], and how many positions each row has used."""
 
     layers: LayerCache
     lengths_B: Array

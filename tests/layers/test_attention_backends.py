@@ -13,14 +13,14 @@ from jaxlm.layers.positions import alibi_slopes
 def reference(q, k, v, spec, segments=None):
     """One query at a time, in float64."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
-    batch, length, heads, width = q.shape
-    groups = k.shape[2]
+    batch, heads, length, width = q.shape
+    groups = k.shape[1]
     out = np.zeros_like(q)
     for b in range(batch):
         for h in range(heads):
             g = h // (heads // groups)
             for t in range(length):
-                scores = k[b, :, g] @ q[b, t, h] / np.sqrt(width)
+                scores = k[b, g] @ q[b, h, t] / np.sqrt(width)
                 if spec.soft_cap:
                     scores = spec.soft_cap * np.tanh(scores / spec.soft_cap)
                 if spec.alibi:
@@ -34,14 +34,14 @@ def reference(q, k, v, spec, segments=None):
                     seen &= np.asarray(segments[b]) == segments[b][t]
                 scores[~seen] = -np.inf
                 probs = np.exp(scores - scores.max())
-                out[b, t, h] = probs / probs.sum() @ v[b, :, g]
+                out[b, h, t] = probs / probs.sum() @ v[b, g]
     return out
 
 
 def make(key, length, heads=4, groups=2, width=8):
     keys = jax.random.split(key, 3)
-    q = jax.random.normal(keys[0], (2, length, heads, width))
-    k, v = (jax.random.normal(x, (2, length, groups, width)) for x in keys[1:])
+    q = jax.random.normal(keys[0], (2, heads, length, width))
+    k, v = (jax.random.normal(x, (2, groups, length, width)) for x in keys[1:])
     return q, k, v
 
 
@@ -70,19 +70,38 @@ def test_packed_segments_do_not_see_each_other(key):
     np.testing.assert_allclose(out, reference(q, k, v, Spec(), segments), rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_equal_those_of_the_whole_matrix(key):
-    q, k, v = make(key, 300)
+def whole_matrix(q, k, v, spec, segments):
+    """The same attention by one softmax over all scores, differentiated by JAX."""
+    places = jnp.arange(q.shape[2], dtype=jnp.int32)[None]
+    ids = () if segments is None else (segments, segments)
+    scores = backends._scores(backends._group(q, k), k, spec, places, places, *ids)
+    return jnp.einsum("BGRTS,BGSK->BGRTK", jax.nn.softmax(scores), v).reshape(q.shape)
 
-    def blocks(q, k, v):
-        return jnp.sum(jnp.sin(backends.attend(q, k, v, Spec(), "xla")))
 
-    def whole(q, k, v):
-        return jnp.sum(jnp.sin(jax.nn.dot_product_attention(q, k, v, is_causal=True)))
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_of_blocks_equal_those_of_the_whole_matrix(key, name, packed):
+    q, k, v = make(key, 150)
+    segments = jnp.repeat(jnp.array([[1, 2]]), jnp.array([70, 80]), axis=1, total_repeat_length=150)
+    segments = jnp.broadcast_to(segments, (2, 150)) if packed else None
 
-    for left, right in zip(
-        jax.grad(blocks, (0, 1, 2))(q, k, v), jax.grad(whole, (0, 1, 2))(q, k, v), strict=True
-    ):
+    def loss(attend):
+        return lambda q, k, v: jnp.sum(jnp.sin(attend(q, k, v)))
+
+    blocks = loss(lambda q, k, v: backends.attend(q, k, v, CASES[name], "xla", segments))
+    whole = loss(lambda q, k, v: whole_matrix(q, k, v, CASES[name], segments))
+    fast, slow = (jax.jit(jax.grad(f, (0, 1, 2)))(q, k, v) for f in (blocks, whole))
+    for left, right in zip(fast, slow, strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_equals_that_of_jax(key):
+    q, k, v = make(key, 150)
+    out = backends.attend(q, k, v, Spec(window=40), "xla")
+    theirs = jax.nn.dot_product_attention(
+        *(jnp.swapaxes(x, 1, 2) for x in (q, k, v)), is_causal=True, local_window_size=(39, 0)
+    )
+    np.testing.assert_allclose(out, jnp.swapaxes(theirs, 1, 2), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["cudnn", "splash"])

@@ -130,18 +130,17 @@ class Gradient:
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
 
-        def update():
-            updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
-            ema = state.ema
-            if self.config.ema_decay:
-                ema = optax.incremental_update(params, ema, 1 - self.config.ema_decay)
-            return params, opt_state, ema, out.vars
-
-        def skip():
-            return state.params, state.opt_state, state.ema, state.vars
-
-        params, opt_state, ema, variables = jax.lax.cond(finite, update, skip)
+        updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if self.config.ema_decay:
+            ema = optax.incremental_update(params, ema, 1 - self.config.ema_decay)
+        # A select, element by element: it fuses into the update, where a conditional would copy.
+        params, opt_state, ema, variables = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, opt_state, ema, out.vars),
+            (state.params, state.opt_state, state.ema, state.vars),
+        )
         new_state = state.replace(
             step=state.step + 1, params=params, opt_state=opt_state, ema=ema, vars=variables
         )
