@@ -5,8 +5,6 @@ Positions and segment ids are int32; B batch, T query, S key. The result broadca
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
 from jaxlm.core.types import Array
 
 
@@ -23,8 +21,3 @@ def sliding_window(query_pos_BT: Array, key_pos_BS: Array, window: int) -> Array
 def segments(query_seg_BT: Array, key_seg_BS: Array) -> Array:
     """A query sees keys of its own document only."""
     return query_seg_BT[:, None, :, None] == key_seg_BS[:, None, None, :]
-
-
-def padding(key_lengths_B: Array, num_keys: int) -> Array:
-    """Keys at or after a row's length are hidden."""
-    return jnp.arange(num_keys)[None, None, None, :] < key_lengths_B[:, None, None, None]

@@ -206,10 +206,3 @@ class Stack(nn.Module):
         if caches is None:
             return x, None
         return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *new_caches)
-
-
-def stack_layers(params: dict, num_layers: int) -> dict:
-    """Parameters of an unrolled stack in the layout of a scanned one: block_0.. become blocks, stacked."""
-    rest = {name: value for name, value in params.items() if not name.startswith("block_")}
-    blocks = [params[f"block_{layer}"] for layer in range(num_layers)]
-    return rest | {"blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}

@@ -16,11 +16,6 @@ ASSUMED_MFU = {"cpu": 0.45, "gpu": 0.35, "tpu": 0.4}
 LONG_RUN_SECONDS = 24 * 3600.0
 
 
-def tree_bytes(tree: PyTree) -> int:
-    """Bytes of all leaves, shapes or arrays."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
 def num_params(params: PyTree) -> int:
     """Entries of all leaves."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

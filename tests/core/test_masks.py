@@ -24,8 +24,3 @@ def test_sliding_window_counts_the_query_itself():
 def test_segments_see_only_themselves():
     ids = jnp.array([[1, 1, 2, 0]])
     assert picture(masks.segments(ids, ids)) == ["xx..", "xx..", "..x.", "...x"]
-
-
-def test_padding_hides_keys_behind_the_length():
-    mask = masks.padding(jnp.array([2, 4]), 4)
-    assert np.asarray(mask)[:, 0, 0].tolist() == [[True, True, False, False], [True] * 4]

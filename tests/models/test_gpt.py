@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlm.layers.transformer import stack_layers
 from jaxlm.models.gpt import GPT, GPTConfig
 
 GPT2 = GPTConfig(vocab_size=50, num_layers=2, d_model=32, num_heads=4, max_len=24)
@@ -166,6 +165,13 @@ def test_remat_really_computes_again(key):
         return str(jax.make_jaxpr(jax.grad(loss))(params)).count("dot_general")
 
     assert size(dataclasses.replace(LLAMA, remat="block")) > size(LLAMA)
+
+
+def stack_layers(params: dict, num_layers: int) -> dict:
+    """Parameters of an unrolled stack in the layout of a scanned one: block_0.. become blocks, stacked."""
+    rest = {name: value for name, value in params.items() if not name.startswith("block_")}
+    blocks = [params[f"block_{layer}"] for layer in range(num_layers)]
+    return rest | {"blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}
 
 
 def test_scanned_layers_equal_unrolled_ones(key):
