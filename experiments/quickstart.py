@@ -47,8 +47,8 @@ def get_config(variant=""):
     cfg.step = config.section("step", "gradient", ema_decay=0.99)
     cfg.batch_size = 16  # 2,048 characters a step
     cfg.num_steps = 2000 if variant == "long" else 800
-    cfg.log_every = 40
-    cfg.eval_every = 0
+    cfg.log_every = 20
+    cfg.eval_every = 400
     cfg.checkpoint_every = 400
     cfg.sample_every = 400
     cfg.sample_tokens = 300

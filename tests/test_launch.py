@@ -202,10 +202,9 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(folder, capfd, monkeypatch,
     (folder / "latin.txt").write_bytes(b"caf\xe9 " * 2000)
     monkeypatch.chdir(folder)
     arguments, message = MISTAKES[name]
-    if name == "mesh":
-        arguments = [*arguments, "--config.micro_batch_size=8"]
     try:
-        code = launch.main(["--config", "exp.py", *arguments])
+        whole = "--config.micro_batch_size=8"  # this process has eight devices
+        code = launch.main(["--config", "exp.py", whole, *arguments])
     except SystemExit as error:
         code = error.code
     shown = capfd.readouterr()

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from jaxlm.models.gpt import GPT, GPTConfig
 from jaxlm.objectives.causal_lm import CausalLM
@@ -121,7 +122,7 @@ def test_fsdp_holds_an_eighth_on_each_device():
         small += leaf.nbytes if leaf.ndim < 2 else 0
     assert small < 0.05 * total  # gains and biases
     assert held <= total / 8 + small
-    assert state.opt_state[1][0].mu["embed"]["embedding"].sharding.spec == ("tensor", "fsdp")
+    assert state.opt_state[1][0].mu["embed"]["embedding"].sharding.spec == P("tensor", "fsdp")
 
 
 def test_a_mesh_that_does_not_divide_an_axis_is_refused():
