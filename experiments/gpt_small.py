@@ -20,6 +20,7 @@ SOURCES = {
 
 
 def get_config(variant=""):
+    config.check_variant(variant, SOURCES)
     cfg = config.base()
     cfg.model = config.section(
         "model", "gpt", num_layers=12, d_model=768, num_heads=12, max_len=1024
@@ -27,7 +28,6 @@ def get_config(variant=""):
     cfg.data = config.section(
         "data", "text", path=SOURCES[variant], tokenizer="gpt2", eval_examples=64
     )
-    cfg.data.seq_len = cfg.model.get_ref("max_len")
     cfg.optim = config.section(
         "optim", "adamw", learning_rate=6e-4, warmup_steps=50, weight_decay=0.1, b2=0.95
     )

@@ -10,8 +10,11 @@ the rest (Jordan et al. 2024), linear decay to zero. Measured: docs/benchmarks.m
 
 from jaxlm import config
 
+STEPS = {"": 800, "long": 2000}
+
 
 def get_config(variant=""):
+    config.check_variant(variant, STEPS)
     cfg = config.base()
     cfg.model = config.section(
         "model",
@@ -31,7 +34,6 @@ def get_config(variant=""):
         init="zero_out",
     )
     cfg.data = config.section("data", "text", path="bundled:shakespeare", tokenizer="chars")
-    cfg.data.seq_len = cfg.model.get_ref("max_len")
     cfg.optim = config.section(
         "optim",
         "muon",
@@ -46,7 +48,7 @@ def get_config(variant=""):
     )
     cfg.step = config.section("step", "gradient", ema_decay=0.99)
     cfg.batch_size = 16  # 2,048 characters a step
-    cfg.num_steps = 2000 if variant == "long" else 800
+    cfg.num_steps = STEPS[variant]
     cfg.log_every = 20
     cfg.eval_every = 400
     cfg.checkpoint_every = 400

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jaxlm import config as configs
 from jaxlm.core.types import Array, PyTree, Tokenizer
 from jaxlm.decode import sampling
-from jaxlm.train import assembly, loop, runtime
+from jaxlm.train import assembly, loop, report, runtime
 from jaxlm.train import workdir as folders
 from jaxlm.train.checkpoint import Checkpointer
 
@@ -88,7 +88,8 @@ class LanguageModel:
     @property
     def max_len(self) -> int:
         """Positions that were trained."""
-        return self.config.data.seq_len
+        data = self.config.data
+        return data.seq_len if "seq_len" in data else report.DEFAULT_CONTEXT
 
 
 _logits = jax.jit(

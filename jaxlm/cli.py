@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from jaxlm import registry
@@ -78,11 +79,22 @@ def guarded(work: Callable[[], None]) -> int:
     except EXPECTED as error:
         if os.environ.get("JAXLM_TRACEBACK") == "1":
             raise
-        return _fail(str(error))
+        return _fail(str(error) + _where(error))
     except KeyboardInterrupt:
         print("\njaxlm: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _where(error: BaseException) -> str:
+    """File and line, where the error comes from other code than this package's own checks."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    file = trace.tb_frame.f_code.co_filename if trace is not None else ""
+    if not file or Path(__file__).parent in Path(file).parents:
+        return ""
+    return f" ({file}:{trace.tb_lineno}; JAXLM_TRACEBACK=1 shows the whole way there)"
 
 
 def _fail(message: str) -> int:

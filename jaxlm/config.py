@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,6 @@ def base() -> ConfigDict:
     cfg.model = section("model", "gpt")
     cfg.objective = section("objective", "causal_lm")
     cfg.data = section("data", "text")
-    cfg.data.seq_len = cfg.model.get_ref("max_len")
     cfg.step = section("step", "gradient")
     cfg.optim = section("optim", "adamw")
     cfg.mesh = section("mesh")
@@ -161,6 +161,17 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
     for key, text in (overrides or {}).items():
         override(cfg, key, text)
     return cfg
+
+
+def check_variant(variant: str, known: Iterable[str]) -> None:
+    """For an experiment's `get_config(variant)`.
+
+    Raises:
+      ValueError: the experiment has no such variant; the nearest one is named.
+    """
+    names = [name for name in known if name]
+    if variant and variant not in names:
+        raise ValueError(f'no variant "{variant}"{registry.nearest(variant, names)}: {names}')
 
 
 def experiment_name(spec: str) -> str:
@@ -223,8 +234,21 @@ def override(cfg: ConfigDict, key: str, text: str) -> None:
             f"--config.{key} is a section: override one of {', '.join(node[leaf].keys())}"
         )
     current = node[leaf]
+    if text.lower() == "none" and _is_optional(cfg, key):
+        with cfg.ignore_type():
+            node[leaf] = None
+        return
     kind = node.get_type(leaf) if current is None else type(current)
     node[leaf] = _parse(text, kind, key)
+
+
+def _is_optional(cfg: ConfigDict, key: str) -> bool:
+    """Whether the dataclass's default of a section's key is None."""
+    name, _, leaf = key.partition(".")
+    if name not in SECTIONS or not leaf or "." in leaf:
+        return False
+    fields = dataclasses.fields(_config_class(name, cfg[name].kind if "kind" in cfg[name] else ""))
+    return any(field.name == leaf and field.default is None for field in fields)
 
 
 def _parse(text: str, kind: type, key: str) -> Any:
@@ -275,7 +299,9 @@ def digest(cfg: ConfigDict) -> str:
 
 def save(cfg: ConfigDict, path: Any) -> None:
     """Write as JSON that `read` gives back."""
-    path.write_text(json.dumps(to_dict(cfg), indent=2, sort_keys=True) + "\n")
+    draft = path.parent / f".{path.name}.new"
+    draft.write_text(json.dumps(to_dict(cfg), indent=2, sort_keys=True) + "\n")
+    draft.rename(path)  # whole or not at all
 
 
 def read(path: Any) -> ConfigDict:

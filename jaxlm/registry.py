@@ -24,7 +24,9 @@ def load_object(path: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise ValueError(f'"{path}" can\'t be imported: {error}') from error
+        raise ValueError(
+            f"\"{path}\" can't be imported: {error}. Is its folder the experiment's, the current one or on PYTHONPATH?"
+        ) from error
     if not hasattr(module, name):
         raise ValueError(f'module {module_name} has no "{name}"{nearest(name, dir(module))}')
     return getattr(module, name)

@@ -55,11 +55,27 @@ def test_a_misspelt_key_in_an_experiment_raises(cfg):
         config.section("model", "gtp")
 
 
-def test_sequence_length_follows_the_model_until_it_is_overridden(cfg):
+def test_sequence_length_is_the_models_until_it_is_given(cfg):
+    from jaxlm.train import assembly
+
     config.override(cfg, "model.max_len", "64")
-    assert cfg.data.seq_len == 64
+    assert assembly.with_lengths(cfg).data.seq_len == 64
     config.override(cfg, "data.seq_len", "32")
-    assert (cfg.data.seq_len, cfg.model.max_len) == (32, 32) or cfg.data.seq_len == 32
+    filled = assembly.with_lengths(cfg)
+    assert (filled.data.seq_len, filled.model.max_len) == (32, 64)
+
+
+def test_none_takes_an_optional_field_back(cfg):
+    config.override(cfg, "model.num_kv_heads", "2")
+    config.override(cfg, "model.num_kv_heads", "none")
+    assert cfg.model.num_kv_heads is None
+    with pytest.raises(ValueError, match="expected int"):
+        config.override(cfg, "model.num_layers", "none")
+
+
+def test_an_unknown_variant_names_the_nearest():
+    with pytest.raises(ValueError, match='no variant "lnog".*did you mean "long"'):
+        config.load("experiments/quickstart.py:lnog")
 
 
 def test_a_kind_alone_cannot_swap_a_section(cfg):

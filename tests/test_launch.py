@@ -85,7 +85,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_never_was(folder, run_cli, cl
     seed = int.from_bytes(os.urandom(4), "little")
     rng = random.Random(seed)
     line = [sys.executable, "-m", "jaxlm.launch", "--config", "exp.py", "--workdir", "killed"]
-    checkpoints = folder / "killed" / "checkpoints"
+    checkpoints, live = folder / "killed" / "checkpoints", 0
     for _ in range(3):
         process = subprocess.Popen(line, cwd=folder, env=cli_env, stdout=subprocess.DEVNULL)
         before = set(checkpoints.glob("*")) if checkpoints.exists() else set()
@@ -93,10 +93,11 @@ def test_killed_at_random_moments_it_ends_as_if_it_never_was(folder, run_cli, cl
             checkpoints.exists() and set(checkpoints.glob("*")) - before
         ):
             time.sleep(0.002)  # a save begins: orbax is writing, or the manifest is not there yet
-        time.sleep(rng.random() * 0.2)
+        time.sleep(rng.random() * 0.1)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        live += process.wait() == -signal.SIGKILL
     run_cli("launch", "--config", "exp.py", "--workdir", "killed", check=True)
+    assert live, "no kill met a running process"
     whole, killed = summary(folder / "whole"), summary(folder / "killed")
     assert whole["state_sha256"] == killed["state_sha256"], f"seed {seed}"
     assert whole["val_loss"] == killed["val_loss"]
@@ -160,6 +161,12 @@ def test_another_config_in_the_same_folder_is_refused_with_the_keys(folder, run_
     )
     assert result.returncode == 2
     assert "model.d_model: 32 -> 64" in result.stderr
+
+
+def test_a_refused_config_leaves_the_folder_free_for_the_corrected_one(folder, run_cli):
+    wrong = ["--config", "exp.py", "--config.num_steps=1", "--workdir", "run"]
+    assert run_cli("launch", *wrong, "--config.optim.schedule=cosin").returncode == 2
+    run_cli("launch", *wrong, check=True)
 
 
 def test_a_changed_text_is_refused(folder, run_cli):

@@ -42,6 +42,8 @@ def bench(cfg, options) -> dict:
     from jaxlm.train import assembly, devices, loop, parallel, plan, runtime
 
     runtime.configure()
+    runtime.keep_freed_memory()
+    cfg = assembly.with_lengths(cfg)
     task = assembly.make_task(cfg)
     frozen = assembly.resolve(cfg, task)
     source = pipeline.train_batches(task, frozen.seed, frozen.batch_size)

@@ -17,7 +17,7 @@ import numpy as np
 from jaxlm.core.types import Array, PyTree
 
 BUCKET = 64
-"""Prompt widths and numbers of new tokens are rounded up to it, so that few programs are ever compiled."""
+"""Numbers of new tokens are rounded up to it, so that few programs are ever compiled."""
 
 
 def sample(
@@ -55,16 +55,14 @@ def sample(
     keep = max(1, max_len // 2)
     while written < max_tokens:
         contexts = [text[-keep:] for text in texts]
-        longest = max(len(context) for context in contexts)
-        width = min(-(-longest // BUCKET) * BUCKET, keep)
         left = max_tokens - written
-        room = max(1, min(max_len - width, -(-left // BUCKET) * BUCKET))
+        room = max(1, min(max_len - keep, -(-left // BUCKET) * BUCKET))
         new = _continue(
             model,
             max_len,
             room,
             params,
-            _fill(contexts, width),
+            _fill(contexts, keep),
             np.asarray([len(context) for context in contexts], np.int32),
             jax.random.key(seed),
             jnp.int32(written),

@@ -24,7 +24,7 @@ class Perplexity:
         self.token_bytes = (
             info.tokenizer.token_bytes() if info.tokenizer else np.ones(info.vocab_size)
         )
-        self.signature = f"windows={seq_len}|stride={seq_len}|dtype=float32"
+        self.signature = f"windows={seq_len}|stride={seq_len}"
         if info.tokenizer:
             self.signature += f"|tokenizer={info.tokenizer.name}"
 

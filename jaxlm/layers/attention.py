@@ -19,7 +19,7 @@ class Sight:
     """What every layer of a stack knows of its tokens' places."""
 
     positions_BT: Array
-    rotary: tuple[Array, Array] | None = None  # cosines, sines [B, T, K/2]
+    rotary: tuple[Array, Array] | None = None  # cosines, sines [B, 1, T, K]
     segment_ids_BT: Array | None = None
 
 

@@ -33,13 +33,17 @@ class Spec:
     segments: bool = False  # packed documents
 
 
-def _refusal(backend: str, spec: Spec, dtype: str, head_dim: int, platform: str) -> str:
+def _refusal(
+    backend: str, spec: Spec, dtype: str, head_dim: int, length: int, platform: str
+) -> str:
     """Why a backend can't do this, or an empty string."""
     if backend == "xla":
         return ""
     if backend == "cudnn":
         if platform != "gpu" or "nvidia" not in jax.devices()[0].device_kind.lower():
             return f"it needs an NVIDIA GPU and this is {jax.devices()[0].device_kind}"
+        if float(getattr(jax.devices()[0], "compute_capability", 0)) < 8:
+            return "it needs compute capability 8.0 (Ampere) or newer"
         if dtype not in ("bfloat16", "float16"):
             return f"it needs model.dtype=bfloat16, not {dtype}"
         if head_dim % 8 or head_dim > 128:
@@ -51,6 +55,8 @@ def _refusal(backend: str, spec: Spec, dtype: str, head_dim: int, platform: str)
             return f"it needs a TPU and this is {jax.devices()[0].device_kind}"
         if jax.device_count() > 1:
             return "it is not partitioned over several devices here"
+        if length % SPLASH_TILE:
+            return f"it needs a length divisible by {SPLASH_TILE}, not {length}"
         if head_dim % SPLASH_TILE:
             return f"it needs a head width that is a multiple of {SPLASH_TILE}, not {head_dim}"
     if spec.alibi:
@@ -62,8 +68,8 @@ def _refusal(backend: str, spec: Spec, dtype: str, head_dim: int, platform: str)
     return ""
 
 
-def choose(requested: str, spec: Spec, dtype: str, head_dim: int) -> tuple[str, str]:
-    """The backend that will run, and why.
+def choose(requested: str, spec: Spec, dtype: str, head_dim: int, length: int) -> tuple[str, str]:
+    """The backend that will run for sequences of `length`, and why.
 
     Raises:
       ValueError: an unknown name, or the requested backend can't do what is asked on this device.
@@ -72,14 +78,14 @@ def choose(requested: str, spec: Spec, dtype: str, head_dim: int) -> tuple[str, 
     if requested not in BACKENDS:
         raise ValueError(f"model.attention={requested!r}: accepted are {', '.join(BACKENDS)}")
     if requested != "auto":
-        refusal = _refusal(requested, spec, dtype, head_dim, platform)
+        refusal = _refusal(requested, spec, dtype, head_dim, length, platform)
         if refusal:
             raise ValueError(
                 f'model.attention="{requested}" can\'t run: {refusal}; use "auto" or "xla"'
             )
         return requested, "requested"
     favourite = {"gpu": "cudnn", "tpu": "splash"}.get(platform, "xla")
-    refusal = _refusal(favourite, spec, dtype, head_dim, platform)
+    refusal = _refusal(favourite, spec, dtype, head_dim, length, platform)
     if refusal:
         return "xla", f"auto: not {favourite}, {refusal}"
     return favourite, f"auto: fastest on {platform}"
@@ -93,7 +99,7 @@ def attend(q, k, v, spec: Spec, backend: str, segment_ids_BT: Array | None = Non
     """
     if segment_ids_BT is not None and not spec.segments:
         spec = dataclasses.replace(spec, segments=True)
-    chosen, _ = choose(backend, spec, str(q.dtype), q.shape[-1])
+    chosen, _ = choose(backend, spec, str(q.dtype), q.shape[-1], q.shape[2])
     if chosen == "cudnn":
         return _cudnn(q, k, v, spec)
     if chosen == "splash":
@@ -223,10 +229,6 @@ def _splash(q, k, v, spec: Spec, segment_ids: Array | None, interpret: bool = Fa
     )
 
     heads, length = q.shape[1], q.shape[2]
-    if length % SPLASH_TILE:
-        raise ValueError(
-            f'model.attention="splash" needs a length divisible by {SPLASH_TILE}, not {length}'
-        )
     shape = (length, length)
     mask = splash_attention_mask.FullMask(shape)
     if spec.causal:

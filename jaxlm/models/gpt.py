@@ -149,7 +149,9 @@ class GPT(nn.Module):
     def attention_choice(self) -> tuple[str, str]:
         """The attention backend that will run on this device, and why."""
         cfg = self.config
-        return attention_backends.choose(cfg.attention, cfg.spec, cfg.compute_dtype, cfg.head_width)
+        return attention_backends.choose(
+            cfg.attention, cfg.spec, cfg.compute_dtype, cfg.head_width, cfg.max_len
+        )
 
     def flops_per_token(self, params: PyTree, seq_len: int) -> float:
         """Training FLOPs a token: 6 N + 12 L H K T (PaLM, arXiv:2204.02311, appendix B).

@@ -43,6 +43,14 @@ def make_model(cfg: ConfigDict) -> Any:
     return configs.implementation(cfg, "model")(configs.build(cfg, "model"))
 
 
+def with_lengths(cfg: ConfigDict) -> ConfigDict:
+    """A copy in which `data.seq_len` 0 is the model's `max_len`."""
+    cfg = cfg.copy_and_resolve_references()
+    if "seq_len" in cfg.data and not cfg.data.seq_len and "max_len" in cfg.model:
+        cfg.data.seq_len = cfg.model.max_len
+    return cfg
+
+
 def resolve(cfg: ConfigDict, task: Task) -> FrozenConfigDict:
     """A frozen copy with what only data and device know filled in; checks rules across sections.
 
@@ -79,20 +87,24 @@ def resolve(cfg: ConfigDict, task: Task) -> FrozenConfigDict:
 
 
 def fix_micro_batch(
-    cfg: FrozenConfigDict, batch: dict[str, jax.ShapeDtypeStruct]
+    cfg: FrozenConfigDict,
+    batch: dict[str, jax.ShapeDtypeStruct],
+    recorded: ConfigDict | None = None,
 ) -> FrozenConfigDict:
-    """`micro_batch_size` 0 replaced by what this device's memory holds, so that the record says what ran."""
+    """`micro_batch_size` 0 replaced by that of the run to be resumed, else by what this device's memory holds."""
     if cfg.micro_batch_size:
         return cfg
+    fixed = ConfigDict(cfg)
+    if recorded is not None:
+        fixed.micro_batch_size = recorded.micro_batch_size
+        return FrozenConfigDict(fixed)
     model = make_model(cfg)
-    shards = parallel.batch_shards(parallel.make_mesh(configs.build(cfg, "mesh")))
-    seq_len = next(iter(batch.values())).shape[1]
+    mesh = parallel.make_mesh(configs.build(cfg, "mesh"))
     params = abstract_params(model, batch)
-    with_size = ConfigDict(cfg)
-    with_size.micro_batch_size = plan.choose_micro_batch(
-        cfg.batch_size, model, params, seq_len, shards
+    fixed.micro_batch_size = plan.choose_micro_batch(
+        cfg.batch_size, model, params, plan.seq_len_of(batch, model), mesh
     )
-    return FrozenConfigDict(with_size)
+    return FrozenConfigDict(fixed)
 
 
 def abstract_params(model: Any, batch: Batch) -> PyTree:
@@ -117,6 +129,11 @@ def assemble(cfg: FrozenConfigDict, task: Task, batch: dict[str, jax.ShapeDtypeS
     mesh = parallel.make_mesh(configs.build(cfg, "mesh"))
     micro_batch_size = cfg.micro_batch_size
     parallel.check_batch(cfg.batch_size, micro_batch_size, mesh)
+    heads = getattr(getattr(model, "config", None), "kv_heads", 0)
+    if heads % mesh.shape["tensor"]:
+        raise ValueError(
+            f"mesh.tensor={mesh.shape['tensor']} does not divide the model's {heads} key-value heads"
+        )
     params = abstract_params(model, batch)
     tx, schedule = optim.build(configs.build(cfg, "optim"), cfg.num_steps, params)
     step_config = configs.build(cfg, "step")
@@ -132,8 +149,9 @@ def assemble(cfg: FrozenConfigDict, task: Task, batch: dict[str, jax.ShapeDtypeS
         nn.unbox(boxed),
         shardings,
     )
+    seq_len = plan.seq_len_of(batch, model)
     evaluators = [
-        registry.lookup(EVALUATORS, name, f"evaluators[{index}]")(task.info, cfg.data.seq_len)
+        registry.lookup(EVALUATORS, name, f"evaluators[{index}]")(task.info, seq_len)
         for index, name in enumerate(cfg.evaluators)
     ]
     return Parts(
@@ -143,7 +161,7 @@ def assemble(cfg: FrozenConfigDict, task: Task, batch: dict[str, jax.ShapeDtypeS
         evaluators,
         mesh,
         step,
-        step_config.on_nonfinite,
+        getattr(step_config, "on_nonfinite", "stop"),
         abstract_state,
         micro_batch_size,
     )
@@ -188,7 +206,8 @@ def abstract_weights(cfg: ConfigDict) -> dict[str, PyTree]:
     model = make_model(cfg)
     tokens = jax.ShapeDtypeStruct((1, 1), "int32")
     params = abstract_params(model, dict.fromkeys(model.inputs, tokens))
-    return {"ema" if configs.build(cfg, "step").ema_decay else "params": params}
+    averaged = "ema_decay" in cfg.step and cfg.step.ema_decay
+    return {"ema" if averaged else "params": params}
 
 
 def evaluation_params(state: TrainState) -> tuple[PyTree, str]:

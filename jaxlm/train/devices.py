@@ -71,7 +71,14 @@ def memory_bytes() -> float:
     """Memory of one device that a run may plan with; half of the machine's on a CPU."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        total = min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), _container_limit())
         return total / 2 / jax.local_device_count()
     stats = device.memory_stats() or {}
     return float(stats.get("bytes_limit", 0))
+
+
+def _container_limit() -> float:
+    """Memory that a control group grants this process; without one, infinity."""
+    path = "/sys/fs/cgroup/memory.max"
+    text = open(path).read().strip() if os.path.exists(path) else "max"
+    return float("inf") if text == "max" else float(text)

@@ -40,21 +40,23 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
     """
     started = time.perf_counter()
     runtime.configure()
+    runtime.keep_freed_memory()
     workdir = folders.open_workdir(workdir)
+    cfg = assembly.with_lengths(cfg)
     task = assembly.make_task(cfg)
     cfg = assembly.resolve(cfg, task)
     source = pipeline.train_batches(
         task, cfg.seed, cfg.batch_size, jax.process_index(), jax.process_count()
     )
     example = assembly.global_shapes(source[0], cfg.batch_size)
-    cfg = assembly.fix_micro_batch(cfg, example)
-    folders.claim(workdir, cfg, task.info.tokenizer)
+    cfg = assembly.fix_micro_batch(cfg, example, folders.recorded(workdir))
     parts = assembly.assemble(cfg, task, example)
+    config = configs.build(cfg, "checkpoint")
+    folders.claim(workdir, cfg, task.info.tokenizer)  # last: what is refused leaves no trace
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(parts.mesh))
         stack.enter_context(nn.logical_axis_rules(parallel.RULES))
         writer = stack.enter_context(contextlib.closing(Writer(workdir, cfg.num_steps)))
-        config = configs.build(cfg, "checkpoint")
         checkpoints = Checkpointer(workdir / folders.CHECKPOINTS, config, writer.log)
         stack.enter_context(contextlib.closing(checkpoints))
         prediction = plan.make(cfg, parts, example)
@@ -73,6 +75,7 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
         place = parallel.placer(parts.mesh)
         meter = Meter(prediction, cfg.num_steps, seconds_before)
         observer = report.Observer(cfg, workdir, parts, writer, meter)
+        stack.callback(observer.end_profile)
         batches = pipeline.BatchIterator(
             source, seed=cfg.seed, digest=task.info.digest, start_step=start
         )
@@ -87,7 +90,8 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
                 observer.step_done(*pending, batches.wait_seconds)
             pending = (step, metrics, batch)
             due = observer.due(step + 1)
-            if not due and not stop.requested:
+            stopping = stop.agreed(step + 1)
+            if not due and not stopping:
                 continue
             observer.step_done(*pending, batches.wait_seconds)
             pending = None
@@ -96,12 +100,11 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
                     observer.evaluate(state, step + 1)
                 if "sample" in due:
                     observer.sample(state, step + 1)
-            if "checkpoint" in due or stop.requested:
-                extra = {"data": batches.state(), "train_seconds": meter.train_seconds}
-                checkpoints.save(
-                    state, extra, step + 1, observer.metric(step + 1, config.best_metric)
-                )
-            if stop.requested:
+                if "checkpoint" in due or stopping:
+                    metric = observer.metric(step + 1, config.best_metric)
+                    extra = {"data": batches.state(), "train_seconds": meter.train_seconds}
+                    checkpoints.save(state, extra, step + 1, metric)
+            if stopping:
                 checkpoints.wait()
                 stop.leave(writer.log, workdir, step + 1, cfg.num_steps)
         checkpoints.wait()
@@ -123,7 +126,7 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
 
 def show_batch(cfg: ConfigDict, num_examples: int = 2) -> str:
     """The first training batch as a person reads it: token pieces, targets, what is masked."""
-    task = assembly.make_task(cfg)
+    task = assembly.make_task(assembly.with_lengths(cfg))
     return task.show(pipeline.train_batches(task, cfg.seed, cfg.batch_size)[0], num_examples)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxlm.core.types import PyTree, SplitInfo
 from jaxlm.train import devices
@@ -35,15 +36,22 @@ def activation_bytes(model: Any, params: PyTree, num_tokens: int) -> float:
     return 64.0 * num_tokens * max(leaf.shape[-1] for leaf in jax.tree.leaves(params) if leaf.ndim)
 
 
+def seq_len_of(batch: Any, model: Any) -> int:
+    """Positions of a row, from what the model reads first."""
+    return batch[model.inputs[0]].shape[1]
+
+
 def choose_micro_batch(
-    batch_size: int, model: Any, params: PyTree, seq_len: int, shards: int
+    batch_size: int, model: Any, params: PyTree, seq_len: int, mesh: Mesh
 ) -> int:
     """The largest part of a batch whose predicted memory fits a device.
 
-    Sixteen bytes a parameter for weights, gradients and two moments in float32; the rest of 90 % of the memory is
-    for activations. The choice is a function of the machine and the config alone.
+    Twenty bytes a parameter, spread over fsdp and tensor, for weights, gradients, two moments and
+    an average in float32; the rest of 90 % of the memory is for activations. The choice is a function of the machine and the config alone.
     """
-    room = 0.9 * devices.memory_bytes() - 16.0 * num_params(params)
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    spread = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    room = 0.9 * devices.memory_bytes() - 20.0 * num_params(params) / spread
     fitting = [
         size
         for size in range(shards, batch_size + 1, shards)
@@ -72,7 +80,7 @@ def make(cfg: Any, parts: Any, batch: Any) -> Plan:
     """Predict a run; `lines` is what a person reads."""
     params = parts.abstract_state.params
     count = num_params(params)
-    seq_len = next(iter(batch.values())).shape[1]
+    seq_len = seq_len_of(batch, parts.model)
     tokens = cfg.batch_size * seq_len
     flops, formula = flops_per_token(parts.model, params, seq_len)
     dtype = cfg.model.dtype if "dtype" in cfg.model else "float32"

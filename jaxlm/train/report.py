@@ -16,6 +16,7 @@ from jaxlm.train import assembly, parallel
 from jaxlm.train.meter import Meter
 from jaxlm.train.writers import Writer
 
+DEFAULT_CONTEXT = 1024  # tokens that a sample may look back on, for data without a window length
 BOUNDARIES = {"eval": "eval_every", "sample": "sample_every", "checkpoint": "checkpoint_every"}
 
 
@@ -35,8 +36,9 @@ class Observer:
             for evaluator in (parts.evaluators if "val" in parts.task.info.splits else ())
         ]
         self.rows: tuple[int, list[Row]] = (-1, [])
-        train = parts.task.info.splits["train"]
-        self.bytes_per_token = train.num_bytes / max(1, train.num_tokens)
+        tokenizer = parts.task.info.tokenizer
+        self.token_bytes = None if tokenizer is None else tokenizer.token_bytes()
+        self.seq_len = cfg.data.seq_len if "seq_len" in cfg.data else DEFAULT_CONTEXT
         self.profiling = False
 
     def due(self, done: int) -> set[str]:
@@ -61,9 +63,18 @@ class Observer:
             self._nonfinite(step, values, batch)
         if done % self.cfg.log_every == 0 or done == self.cfg.num_steps:
             row = values | self.meter.window(done, wait_seconds)
-            if "loss" in row and self.bytes_per_token:
-                row["bits_per_byte"] = row["loss"] / math.log(2) / self.bytes_per_token
+            num_bytes = self._bytes_per_token(batch)
+            if "loss" in row and num_bytes:
+                row["bits_per_byte"] = row["loss"] / math.log(2) / num_bytes
             self.writer.train(done, row)
+
+    def _bytes_per_token(self, batch: Batch) -> float:
+        """UTF-8 bytes that a weighed target of this batch stands for; 0 where that is unknown."""
+        if self.token_bytes is None or not {"targets", "weights"} <= batch.keys():
+            return 0.0
+        weights = batch["weights"]
+        total = (self.token_bytes[batch["targets"]] * weights).sum()
+        return float(total / max(1.0, weights.sum()))
 
     def _nonfinite(self, step: int, values: dict[str, float], batch: Batch) -> None:
         path = self.workdir / f"nonfinite_step_{step}.npz"
@@ -75,8 +86,8 @@ class Observer:
         with path.open("wb") as file:
             np.savez(file, **{name: np.asarray(value) for name, value in batch.items()})
         raise FloatingPointError(
-            f"{where}. Parameters are as before it; its batch is in {path}. Lower optim.learning_rate, or set "
-            "step.on_nonfinite=skip to leave such batches out"
+            f"{where}. Its batch is in {path}. Start again in another --workdir with a lower "
+            "optim.learning_rate, or with step.on_nonfinite=skip to leave such batches out"
         )
 
     def evaluate(self, state: TrainState, done: int) -> None:
@@ -93,7 +104,14 @@ class Observer:
     def metric(self, done: int, name: str) -> float | None:
         """An evaluation value of this very step, for keep-best."""
         step, rows = self.rows
-        return next((row.value for row in rows if step == done and row.name == name), None)
+        if step != done:
+            return None
+        values = {row.name: row.value for row in rows}
+        if values and name not in values:
+            raise ValueError(
+                f'checkpoint.best_metric="{name}" is no score of this run: {", ".join(values)}'
+            )
+        return values.get(name)
 
     def final_scores(self, state: TrainState, done: int) -> dict[str, Any]:
         """`val_*` entries of the summary; evaluates unless that was just done."""
@@ -120,7 +138,7 @@ class Observer:
             assembly.evaluation_params(state)[0],
             [tokenizer.encode(prompt)],
             max_tokens=self.cfg.sample_tokens,
-            max_len=self.cfg.data.seq_len,
+            max_len=self.seq_len,
             temperature=0.8,
             seed=self.cfg.seed + done,
             eos_id=tokenizer.eos_id,

@@ -20,11 +20,10 @@ def configure() -> None:
     if jax.config.jax_compilation_cache_dir is None:
         root = epath.Path(os.environ.get("JAXLM_CACHE", "~/.cache/jaxlm")).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(root / "compiled"))
-    if not any(map(os.path.exists, ACCELERATORS)):
-        _keep_freed_memory()
 
 
-def _keep_freed_memory() -> None:
+@functools.cache
+def keep_freed_memory() -> None:
     """Stop glibc from giving large buffers back to the kernel after every step and faulting them in again.
 
     XLA allocates a CPU step's temporaries anew each time: with quickstart's 126 MB that is 31 thousand
@@ -32,7 +31,7 @@ def _keep_freed_memory() -> None:
     be set before JAX starts its threads, so the device files tell whether this will be a CPU run.
     Elsewhere than on glibc nothing is changed.
     """
-    if not sys.platform.startswith("linux"):
+    if not sys.platform.startswith("linux") or any(map(os.path.exists, ACCELERATORS)):
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt

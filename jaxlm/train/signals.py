@@ -7,6 +7,12 @@ import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+ASK_EVERY = 8  # steps between two questions
+
 
 class StopSignal:
     """A context in which `requested` turns true when SIGINT or SIGTERM comes."""
@@ -29,6 +35,16 @@ class StopSignal:
     def _note(self, number: int, frame: Any) -> None:
         self.requested, self._number = True, number
         signal.signal(number, self._before[number])
+
+    def agreed(self, step: int) -> bool:
+        """Whether to stop after `step`, the same on every process; several ask each other now and then."""
+        if jax.process_count() == 1:
+            return self.requested
+        if step % ASK_EVERY:
+            return False
+        asked = multihost_utils.process_allgather(np.asarray(self.requested))
+        self._number = self._number or signal.SIGTERM
+        return bool(np.any(asked))
 
     def leave(
         self, log: Callable[[str], None], workdir: Any, step: int, num_steps: int

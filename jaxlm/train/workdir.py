@@ -75,8 +75,18 @@ def read_summary(workdir: epath.Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def recorded(workdir: epath.Path) -> ConfigDict | None:
+    """The config of the run that this folder holds: one that has come to a checkpoint, or may yet."""
+    return configs.read(workdir / CONFIG) if _has_checkpoint(workdir) else None
+
+
+def _has_checkpoint(workdir: epath.Path) -> bool:
+    folder = workdir / CHECKPOINTS
+    return folder.exists() and any(folder.iterdir()) and (workdir / CONFIG).exists()
+
+
 def claim(workdir: epath.Path, cfg: ConfigDict, tokenizer: Tokenizer | None) -> None:
-    """Record config and tokenizer in a new folder; in a used one, insist that they are the same.
+    """Record config and tokenizer in a new folder; in one with checkpoints, insist that they are the same.
 
     Raises:
       ValueError: the folder belongs to another config or tokenizer; what differs is listed.
@@ -84,7 +94,7 @@ def claim(workdir: epath.Path, cfg: ConfigDict, tokenizer: Tokenizer | None) -> 
     if jax.process_index():
         return
     path = workdir / CONFIG
-    if path.exists():
+    if _has_checkpoint(workdir):
         lines = configs.differences(cfg, configs.read(path))
         if lines:
             raise ValueError(

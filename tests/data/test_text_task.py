@@ -79,7 +79,9 @@ def test_eval_windows_literally(tmp_path):
             np.float32,
             np.int64,
         ]
-    assert sum(1 for _ in counted(tmp_path, 100, eval_examples=2).eval("val", 1)) == 2
+    ids = [int(batch["id"][0]) for batch in counted(tmp_path, 100, eval_examples=2).eval("val", 1)]
+    full = counted(tmp_path, 100).num_windows("val")
+    assert ids == [0, full // 2]  # evenly spread
 
 
 @pytest.mark.parametrize("tokenizer", ["bytes", "chars", "gpt2"])
@@ -217,7 +219,7 @@ def test_show(tmp_path):
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"seq_len": 0}, "data.seq_len=0 must be at least 1"),
+        ({"seq_len": -1}, "data.seq_len=-1 must be at least 1"),
         ({"val_fraction": 1.0}, r"data.val_fraction=1.0 must be in \[0, 1\)"),
         ({"val_fraction": -0.1}, "data.val_fraction=-0.1"),
         ({"eval_examples": -1}, "data.eval_examples=-1"),

@@ -52,8 +52,10 @@ def test_the_seed_decides(setup):
     assert first != write(setup, PROMPTS, seed=2)
 
 
-def test_a_row_does_not_depend_on_rows_behind_it(setup):
-    assert write(setup, PROMPTS)[:2] == write(setup, PROMPTS[:2])
+@pytest.mark.parametrize("max_tokens", [10, 50])
+def test_a_row_does_not_depend_on_rows_behind_it(setup, max_tokens):
+    together = write(setup, [*PROMPTS, list(range(11)) * 2], max_tokens=max_tokens)
+    assert together[:2] == write(setup, PROMPTS[:2], max_tokens=max_tokens)
 
 
 def test_more_tokens_begin_with_the_fewer(setup):

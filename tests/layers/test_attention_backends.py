@@ -112,9 +112,9 @@ def test_a_requested_backend_runs_or_raises(key, name):
 
 
 def test_auto_says_what_and_why():
-    assert backends.choose("auto", Spec(), "float32", 64) == ("xla", "auto: fastest on cpu")
+    assert backends.choose("auto", Spec(), "float32", 64, 128) == ("xla", "auto: fastest on cpu")
     with pytest.raises(ValueError, match="accepted are auto, xla"):
-        backends.choose("flash", Spec(), "float32", 64)
+        backends.choose("flash", Spec(), "float32", 64, 128)
 
 
 @pytest.mark.parametrize(
@@ -129,14 +129,15 @@ def test_auto_says_what_and_why():
 def test_cudnn_refuses_by_name_what_it_cannot_do(monkeypatch, spec, dtype, why):
     class Card:
         device_kind = "NVIDIA H100 80GB HBM3"
+        compute_capability = "9.0"
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "devices", lambda: [Card()])
     with pytest.raises(ValueError, match=why):
-        backends.choose("cudnn", spec, dtype, 64)
-    chosen, reason = backends.choose("auto", spec, dtype, 64)
+        backends.choose("cudnn", spec, dtype, 64, 128)
+    chosen, reason = backends.choose("auto", spec, dtype, 64, 128)
     assert chosen == "xla" and why in reason
-    assert backends.choose("auto", Spec(), "bfloat16", 64)[0] == "cudnn"
+    assert backends.choose("auto", Spec(), "bfloat16", 64, 128)[0] == "cudnn"
 
 
 @pytest.mark.slow

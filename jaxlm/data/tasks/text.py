@@ -30,16 +30,16 @@ class TextConfig:
         tfds:NAME[:field], hf:NAME[:config], tokens:DIR (made by jaxlm.prepare); or several joined
         by commas, each with @weight or none (then in proportion to their sizes).
       tokenizer: bytes, chars, gpt2, or the path of a tokenizer.json or a SentencePiece *.model.
-      seq_len: tokens of a window.
+      seq_len: tokens of a window; 0: the model's max_len, which the loop fills in.
       val_fraction: the last part, held out: in characters of a text, lines of a record file, tokens
         of a token file.
-      eval_examples: evaluate on the first so many windows of a split; 0: on all.
+      eval_examples: evaluate on so many windows, evenly spread over a split; 0: on all.
       text_field: which entry of a record is the text.
     """
 
     path: str = "bundled:shakespeare"
     tokenizer: str = "bytes"
-    seq_len: int = 256
+    seq_len: int = 0
     val_fraction: float = 0.1
     eval_examples: int = 0
     text_field: str = "text"
@@ -48,8 +48,8 @@ class TextConfig:
         for name in ("path", "tokenizer", "text_field"):
             if not getattr(self, name):
                 raise ValueError(f"data.{name} is empty: expected {name.replace('_', ' ')} as text")
-        if self.seq_len < 1:
-            raise ValueError(f"data.seq_len={self.seq_len} must be at least 1")
+        if self.seq_len < 0:
+            raise ValueError(f"data.seq_len={self.seq_len} must be at least 1, or 0: model.max_len")
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"data.val_fraction={self.val_fraction} must be in [0, 1)")
         if self.eval_examples < 0:
@@ -82,6 +82,10 @@ class TextTask:
         Raises:
           ValueError: something about path, tokenizer or text that the user can change.
         """
+        if not config.seq_len:
+            raise ValueError(
+                "data.seq_len=0 and the model has no max_len: give the window's length"
+            )
         self.config = config
         named = sources.parse(config.path)
         opened = [
@@ -204,7 +208,8 @@ class TextTask:
                 "weights": np.zeros(shape, np.float32),
                 "id": np.full(batch_size, -1, np.int64),
             }
-            for row, example_id in enumerate(range(first, min(first + batch_size, total))):
+            for row, number in enumerate(range(first, min(first + batch_size, total))):
+                example_id = number * self.info.splits[split].num_examples // total
                 part, start, stop = self._window(split, example_id)
                 ids = np.empty(stop - start + 1, np.int32)
                 part.tokens.fill(start - 1, ids)
