@@ -42,7 +42,6 @@ def bench(cfg, options) -> dict:
     from jaxlm.train import assembly, devices, loop, parallel, plan, runtime
 
     runtime.configure()
-    runtime.keep_freed_memory()
     cfg = assembly.with_lengths(cfg)
     task = assembly.make_task(cfg)
     frozen = assembly.resolve(cfg, task)
@@ -52,22 +51,23 @@ def bench(cfg, options) -> dict:
     parts = assembly.assemble(frozen, task, shapes)
     prediction = plan.make(frozen, parts, shapes)
     place = parallel.placer(parts.mesh)
+    runtime.keep_freed_memory(prediction.memory)
     rates, loop_rates = [], []
     with jax.set_mesh(parts.mesh), nn.logical_axis_rules(parallel.RULES):
         step, compile_seconds = loop.compile_step(parts, shapes, lambda line: None)
         state = assembly.init_state(parts, frozen.seed, shapes)
-        batches = [place(source[index]) for index in range(min(options.steps, 8))]
-        for index in range(2):
+    batches = [place(source[index]) for index in range(min(options.steps, 8))]
+    for index in range(2):
+        state, metrics = step(state, batches[index % len(batches)])
+    jax.block_until_ready(metrics)
+    for _ in range(3 if options.loop else 1):
+        begin = time.perf_counter()
+        for index in range(options.steps):
             state, metrics = step(state, batches[index % len(batches)])
         jax.block_until_ready(metrics)
-        for _ in range(3 if options.loop else 1):
-            begin = time.perf_counter()
-            for index in range(options.steps):
-                state, metrics = step(state, batches[index % len(batches)])
-            jax.block_until_ready(metrics)
-            rates.append(options.steps * prediction.tokens_per_step / (time.perf_counter() - begin))
-            if options.loop:
-                loop_rates.append(_loop_rate(cfg, options.steps, loop))
+        rates.append(options.steps * prediction.tokens_per_step / (time.perf_counter() - begin))
+        if options.loop:
+            loop_rates.append(_loop_rate(cfg, options.steps, loop))
     rate = statistics.median(rates)
     memory = step.memory_analysis() if parts.step.compiled else None
     stats = jax.local_devices()[0].memory_stats() or {}

@@ -40,7 +40,6 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
     """
     started = time.perf_counter()
     runtime.configure()
-    runtime.keep_freed_memory()
     workdir = folders.open_workdir(workdir)
     cfg = assembly.with_lengths(cfg)
     task = assembly.make_task(cfg)
@@ -60,6 +59,7 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
         checkpoints = Checkpointer(workdir / folders.CHECKPOINTS, config, writer.log)
         stack.enter_context(contextlib.closing(checkpoints))
         prediction = plan.make(cfg, parts, example)
+        runtime.keep_freed_memory(prediction.memory)
         for line in prediction.lines:
             writer.log(line)
 
