@@ -223,7 +223,9 @@ def _tfds(name: str, rest: str, text_field: str) -> Rows:
         info = rows.dataset_info
     except Exception as error:  # whatever it, its dataset's code or the network raises
         raise ValueError(
-            f"data.path={name} can't be loaded by tfds.data_source: {_line(error)}"
+            f"data.path={name} can't be loaded by tfds.data_source: {_line(error)}. It needs a copy "
+            "prepared as ArrayRecord under ~/tensorflow_datasets (or $TFDS_DATA_DIR), or the network; "
+            "old builders, c4 among them, are prepared on a machine with TensorFlow"
         ) from error
     split = info.splits["train"]
     facts = ["tfds", info.full_name, field, list(split.shard_lengths), split.num_bytes]
