@@ -82,10 +82,6 @@ class TextTask:
         Raises:
           ValueError: something about path, tokenizer or text that the user can change.
         """
-        if not config.seq_len:
-            raise ValueError(
-                "data.seq_len=0 and the model has no max_len: give the window's length"
-            )
         self.config = config
         named = sources.parse(config.path)
         opened = [
@@ -102,6 +98,10 @@ class TextTask:
             else self._text_part(part, source, scan)
             for part, source, scan in zip(named, opened, scans, strict=True)
         ]
+        if not config.seq_len:
+            raise ValueError(
+                "data.seq_len=0 and the model has no max_len: give the window's length"
+            )
         for part in self._parts:
             self._check_length(part)
         self.info = self._make_info()
