@@ -152,9 +152,13 @@ def test_ema_by_hand():
     batch = make_batch()
     step = make_step(ema_decay=0.75)
     state = init(step, batch)
-    after, _ = jax.jit(step.step)(state, batch)
-    expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, state.params, after.params)
-    assert_trees_close(after.ema, expected, rtol=1e-6, atol=1e-7)
+    for number, decay in ((0, 0.1), (5, 0.4), (100, 0.75)):  # (1 + n) / (10 + n), then the decay
+        start = state.replace(step=jnp.int32(number))
+        after, _ = jax.jit(step.step)(start, batch)
+        expected = jax.tree.map(
+            lambda old, new, decay=decay: decay * old + (1 - decay) * new, start.ema, after.params
+        )
+        assert_trees_close(after.ema, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_step_is_a_function_of_state_and_batch_also_with_dropout():

@@ -124,6 +124,13 @@ class Gradient:
             for term, coef in self.objective.terms.items()
         }
 
+    def _ema_decay(self, step: Array) -> Array:
+        """The decay, smaller at first so that a short run's average has left its first weights behind.
+
+        min(decay, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage with num_updates.
+        """
+        return jnp.minimum(self.config.ema_decay, (1.0 + step) / (10.0 + step))
+
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         """One update. Metrics: `loss_total`, every reported mean, `grad_norm`, `lr`, `finite`."""
         out, grads, value = self.loss_and_gradients(state, batch)
@@ -134,7 +141,7 @@ class Gradient:
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if self.config.ema_decay:
-            ema = optax.incremental_update(params, ema, 1 - self.config.ema_decay)
+            ema = optax.incremental_update(params, ema, 1 - self._ema_decay(state.step))
         # A select, element by element: it fuses into the update, where a conditional would copy.
         params, opt_state, ema, variables = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
