@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import hashlib
 import importlib.util
 import json
 import os
@@ -290,11 +289,6 @@ def all_keys(cfg: ConfigDict, prefix: str = "") -> list[str]:
 def to_dict(cfg: ConfigDict) -> dict[str, Any]:
     """As plain nested dicts, references resolved."""
     return json.loads(json.dumps(cfg.to_dict()))
-
-
-def digest(cfg: ConfigDict) -> str:
-    """sha256 of the canonical JSON."""
-    return hashlib.sha256(json.dumps(to_dict(cfg), sort_keys=True).encode()).hexdigest()
 
 
 def save(cfg: ConfigDict, path: Any) -> None:

@@ -109,7 +109,6 @@ def test_what_is_saved_reads_back_and_differences_name_keys(cfg, tmp_path):
     config.save(cfg, tmp_path / "config.json")
     again = config.read(tmp_path / "config.json")
     assert config.differences(cfg, again) == []
-    assert config.digest(cfg) == config.digest(again)
     config.override(cfg, "model.num_layers", "3")
     assert config.differences(cfg, again) == ["model.num_layers: 12 -> 3"]
 

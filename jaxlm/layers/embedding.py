@@ -10,7 +10,7 @@ from jaxlm.core.types import Array
 from jaxlm.layers.linear import Initializer, named
 
 ONE_HOT_LIMIT = 512
-"""Below this many rows a product with a one-hot matrix is faster, backward, than a scatter (measured on CPU)."""
+"""Up to this many rows the lookup is a product with a one-hot matrix, so that its gradient is no scatter."""
 
 
 class Embedding(nn.Module):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 
 BF16_PEAK = {
     "NVIDIA H200": 989e12,
@@ -80,5 +81,5 @@ def memory_bytes() -> float:
 def _container_limit() -> float:
     """Memory that a control group grants this process; without one, infinity."""
     path = "/sys/fs/cgroup/memory.max"
-    text = open(path).read().strip() if os.path.exists(path) else "max"
+    text = epath.Path(path).read_text().strip() if os.path.exists(path) else "max"
     return float("inf") if text == "max" else float(text)

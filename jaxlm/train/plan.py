@@ -68,10 +68,7 @@ class Plan:
     num_params: int
     tokens_per_step: int
     flops_per_token: float
-    formula: str
     peak: devices.Peak
-    seconds: float  # 0: unknown
-    epochs: float
     memory: float  # bytes a device
     lines: tuple[str, ...]
 
@@ -120,7 +117,7 @@ def make(cfg: Any, parts: Any, batch: Any) -> Plan:
             "WARNING    this hardware is too small for this run; it goes on. For a first result here: "
             "python -m jaxlm.launch --config experiments/quickstart.py"
         )
-    return Plan(count, tokens, flops, formula, peak, seconds, epochs, memory, tuple(lines))
+    return Plan(count, tokens, flops, peak, memory, tuple(lines))
 
 
 def attention(model: Any) -> str:
