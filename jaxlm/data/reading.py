@@ -106,43 +106,87 @@ def records(lines: Iterable[bytes], name: str, field: str, first_line: int = 1) 
     Raises:
       ValueError: a line that isn't UTF-8 or JSON, or has no such text; file and line are named.
     """
+    for where, record in objects(lines, name, first_line):
+        yield record_text(record, field, where)
+
+
+def objects(
+    lines: Iterable[bytes], name: str, first_line: int = 1
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records of a JSON Lines file, each with what messages call it.
+
+    Raises:
+      ValueError: a line that isn't UTF-8 or no JSON object; file and line are named.
+    """
+    for where, line in _numbered(lines, name, first_line):
+        record = _parsed(line, where)
+        if not isinstance(record, dict):
+            raise ValueError(f"{where} is not a JSON object: expected {{...}} with named fields")
+        yield where, record
+
+
+def rows(lines: Iterable[bytes], name: str) -> Iterator[tuple[str, list[str]]]:
+    """The columns of each line of a TSV file: no header, no quoting; blank lines are no rows.
+
+    Raises:
+      ValueError: a line that isn't UTF-8; file and line are named.
+    """
+    for where, line in _numbered(lines, name, 1):
+        yield where, _utf8(line, where).rstrip("\r\n").split("\t")
+
+
+def _numbered(lines: Iterable[bytes], name: str, first_line: int) -> Iterator[tuple[str, bytes]]:
     for number, line in enumerate(lines, first_line):
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         if line.strip():
-            where = f"{name} line {number}"
-            yield record_text(_parsed(line, where), field, where)
+            yield f"{name} line {number}", line
+
+
+def _utf8(line: bytes, where: str) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is not UTF-8: byte {error.start} of the line") from error
 
 
 def _parsed(line: bytes, where: str) -> Any:
+    text = _utf8(line, where)
     try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8: byte {error.start} of the line") from error
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where} is not JSON: {error.msg} at column {error.colno}") from error
 
 
-def record_text(record: Any, field: str, where: str) -> str:
-    """The text of one record.
+def record_text(
+    record: dict[str, Any], field: str, where: str, option: str = "data.text_field"
+) -> str:
+    """The text of one record; `option` is what chose the field.
 
     Raises:
       ValueError: no such field, or it holds something else than text.
     """
-    if not isinstance(record, dict):
-        raise ValueError(f"{where} is not a JSON object: expected {{...}} with a field {field!r}")
-    if field not in record:
-        known = ", ".join(record) or "none"
-        raise ValueError(f"{where} has no field {field!r} (it has {known}); set data.text_field")
-    text = record[field]
+    text = record_field(record, field, where, option)
     if not isinstance(text, str):
         kind = type(text).__name__
-        raise ValueError(f"{where}: field {field!r} is {kind}, not text; set data.text_field")
+        raise ValueError(f"{where}: field {field!r} is {kind}, not text; set {option}")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(f"{where}: field {field!r} holds half a surrogate pair") from error
     return text
+
+
+def record_field(record: dict[str, Any], field: str, where: str, option: str) -> Any:
+    """The entry of a record.
+
+    Raises:
+      ValueError: no such field.
+    """
+    if field not in record:
+        known = ", ".join(record) or "none"
+        raise ValueError(f"{where} has no field {field!r} (it has {known}); set {option}")
+    return record[field]
 
 
 def digest_and_characters(file: BinaryIO, name: str) -> tuple[str, int]:

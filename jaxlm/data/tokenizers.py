@@ -2,12 +2,12 @@
 
 `build` makes the tokenizer that `data.tokenizer` names, `load` gives back what `save` wrote into a
 run's directory. Text is only ever text: "<|endoftext|>" inside a document is spelt out, never read
-as a special token. Training a vocabulary is in jaxlm/train_tokenizer.py.
+as a special token. Appending special tokens is in special_tokens.py, writing a tokenizer.json in
+tokenizer_json.py, training a vocabulary in jaxlm/train_tokenizer.py.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -16,21 +16,29 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.data import bundled
+from jaxlm.data import special_tokens
+from jaxlm.data.library_tokenizers import (
+    META_FILE,
+    JsonTokenizer,
+    SentencePieceTokenizer,
+    checked,
+    gpt2,
+    open_path,
+    saved_meta,
+    sha256,
+    write,
+)
 from jaxlm.registry import nearest
 
 NAMED = ("bytes", "chars", "gpt2")
-META_FILE = "tokenizer_meta.json"
-# Tried in this order when a tokenizer.json doesn't say which of its special tokens ends a document.
-_EOS_NAMES = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<|im_end|>", "[SEP]")
 
 
 def build(name_or_path: str, texts: Iterable[str] = ()) -> Any:
     """Make the tokenizer that `data.tokenizer` names.
 
     Args:
-      name_or_path: "bytes", "chars", "gpt2", or the path of a tokenizer.json or a SentencePiece
-        *.model.
+      name_or_path: "bytes", "chars", "gpt2", or the path of a tokenizer.json, of a SentencePiece
+        *.model or of a folder that holds one (see `load`).
       texts: the corpus; only "chars" reads it, for its alphabet.
 
     Returns:
@@ -44,14 +52,16 @@ def build(name_or_path: str, texts: Iterable[str] = ()) -> Any:
     if name_or_path == "chars":
         return CharsTokenizer("".join(sorted(set().union(*texts))))
     if name_or_path == "gpt2":
-        return _gpt2()
+        return gpt2()
     where = f"data.tokenizer={name_or_path}"
+    if open_path(name_or_path).is_dir():
+        return load(name_or_path)
     if not name_or_path.endswith((".json", ".model")):
         raise ValueError(
             f"{where} is not known{nearest(name_or_path, NAMED)}; accepted: {', '.join(NAMED)}, "
-            "or the path of a tokenizer.json or a SentencePiece *.model"
+            "or the path of a tokenizer.json, of a SentencePiece *.model or of a folder with one"
         )
-    path = _path(name_or_path)
+    path = open_path(name_or_path)
     if not path.is_file():
         raise ValueError(f"{where}: no such file")
     if name_or_path.endswith(".model"):
@@ -65,31 +75,36 @@ def load(directory: Any) -> Any:
     Raises:
       ValueError: there is none, or it isn't the one that was saved.
     """
-    directory = _path(directory)
+    directory = open_path(directory)
     if not (directory / META_FILE).is_file():
         for file in ("tokenizer.json", "tokenizer.model"):
             if (directory / file).is_file():
                 return build(os.fspath(directory / file))
         raise ValueError(f"no tokenizer in {directory}: neither {META_FILE} nor tokenizer.json")
     try:
-        meta = json.loads((directory / META_FILE).read_bytes())
-        kind, where = meta["kind"], f"tokenizer in {directory}"
-        if kind == "chars":
-            tokenizer: Any = CharsTokenizer(meta["characters"])
-        elif kind == "json":
-            data = (directory / "tokenizer.json").read_bytes()
-            tokenizer = JsonTokenizer(meta["name"], data, meta["eos"], where)
-        elif kind == "sentencepiece":
-            data = (directory / "tokenizer.model").read_bytes()
-            tokenizer = SentencePieceTokenizer(meta["name"], data, where)
-        else:
-            tokenizer = {"bytes": BytesTokenizer, "gpt2": _gpt2}[kind]()
+        meta = saved_meta(directory)
+        tokenizer = _from_meta(meta, directory)
         digest = meta["digest"]
     except (KeyError, TypeError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"the tokenizer in {directory} is damaged: {error!r}") from error
     if tokenizer.digest != digest:
         raise ValueError(f"the tokenizer in {directory} is not the one saved: its digest differs")
     return tokenizer
+
+
+def _from_meta(meta: dict[str, Any], directory: Any) -> Any:
+    kind, where = meta["kind"], f"tokenizer in {directory}"
+    if kind == "extended":
+        return special_tokens.Extended(_from_meta(meta["base"], directory), meta["names"])
+    if kind == "chars":
+        return CharsTokenizer(meta["characters"])
+    if kind == "json":
+        data = (directory / "tokenizer.json").read_bytes()
+        return JsonTokenizer(meta["name"], data, meta["eos"], where)
+    if kind == "sentencepiece":
+        data = (directory / "tokenizer.model").read_bytes()
+        return SentencePieceTokenizer(meta["name"], data, where)
+    return {"bytes": BytesTokenizer, "gpt2": gpt2}[kind]()
 
 
 class BytesTokenizer:
@@ -105,7 +120,7 @@ class BytesTokenizer:
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
-        ids = _checked(ids, self)
+        ids = checked(ids, self)
         parts = np.split(ids, np.flatnonzero(ids == self.eos_id))
         texts = [
             part[part < 256].astype(np.uint8).tobytes().decode(errors="replace") for part in parts
@@ -115,8 +130,14 @@ class BytesTokenizer:
     def token_bytes(self) -> np.ndarray:
         return np.array([1] * 256 + [0], np.int32)
 
+    def special_ids(self) -> dict[str, int]:
+        return {"<eos>": 256}
+
+    def pieces(self) -> list[str]:
+        return [chr(i) for i in range(128)] + ["\ufffd"] * 128 + [""]
+
     def save(self, directory: Any) -> None:
-        _write(directory, self, {"kind": "bytes"})
+        write(directory, self, {"kind": "bytes"})
 
 
 class CharsTokenizer:
@@ -130,7 +151,7 @@ class CharsTokenizer:
         self.characters = characters
         self.vocab_size = len(characters) + 2
         self.unk_id, self.eos_id = len(characters), len(characters) + 1
-        self.digest = _sha256(b"jaxlm chars 1", characters.encode("utf-8"))
+        self.digest = sha256(b"jaxlm chars 1", characters.encode("utf-8"))
         codes = np.frombuffer(characters.encode("utf-32-le"), np.uint32)
         self._table = np.full(int(codes.max()) + 2, self.unk_id, np.int32)
         self._table[codes] = np.arange(len(codes))
@@ -144,170 +165,19 @@ class CharsTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         pieces = [*self.characters, "\ufffd", "<eos>"]
-        return "".join(pieces[i] for i in _checked(ids, self))
+        return "".join(pieces[i] for i in checked(ids, self))
 
     def token_bytes(self) -> np.ndarray:
         return np.array([len(c.encode("utf-8")) for c in self.characters] + [0, 0], np.int32)
 
-    def save(self, directory: Any) -> None:
-        _write(directory, self, {"kind": "chars", "characters": self.characters})
+    def special_ids(self) -> dict[str, int]:
+        return {"<unk>": self.unk_id, "<eos>": self.eos_id}
 
-
-class JsonTokenizer:
-    """A `tokenizers` vocabulary as it stands in a tokenizer.json."""
-
-    def __init__(self, name: str, data: bytes, eos: str | None, where: str):
-        import tokenizers
-
-        try:
-            tokenizer = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
-        except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"{where} is not a tokenizer.json: {error}") from error
-        added = tokenizer.get_added_tokens_decoder().values()
-        special = {token.content for token in added if token.special}
-        self._data, self._eos = data, eos
-        eos = eos or next((name for name in _EOS_NAMES if name in special), None)
-        byte_level = '"ByteLevel"' in json.dumps(json.loads(data).get("pre_tokenizer"))
-        self._setup(name, tokenizer, eos, byte_level, where)
-        self.digest = _sha256(b"jaxlm json 1", data, str(self.eos_id).encode())
-
-    def _setup(
-        self, name: str, tokenizer: Any, eos: str | None, byte_level: bool, where: str
-    ) -> None:
-        self.name, self._tokenizer, self._byte_level = name, tokenizer, byte_level
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        tokenizer.encode_special_tokens = True  # that is: as the text they are spelt with
-        vocab = tokenizer.get_vocab()
-        if not vocab:
-            raise ValueError(f"{where} has an empty vocabulary")
-        if eos is not None and eos not in vocab:
-            raise ValueError(f'{where}: its eos_token "{eos}" is not in its vocabulary')
-        self.vocab_size = max(vocab.values()) + 1
-        self.eos_id = None if eos is None else vocab[eos]
-
-    def encode(self, text: str) -> np.ndarray:
-        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
-
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
-
-    def decode(self, ids: Iterable[int]) -> str:
-        return self._tokenizer.decode(_checked(ids, self).tolist(), skip_special_tokens=False)
-
-    def token_bytes(self) -> np.ndarray:
-        added = self._tokenizer.get_added_tokens_decoder()
-        sizes = np.zeros(self.vocab_size, np.int32)
-        for token, i in self._tokenizer.get_vocab().items():
-            if i == self.eos_id or (i in added and added[i].special):
-                continue
-            if i in added:
-                sizes[i] = len(token.encode("utf-8"))
-            elif self._byte_level:
-                sizes[i] = len(token)  # one character stands for a byte
-            else:
-                sizes[i] = _piece_bytes(token.removeprefix("##"))
-        return sizes
+    def pieces(self) -> list[str]:
+        return [*self.characters, "", ""]
 
     def save(self, directory: Any) -> None:
-        meta = {"kind": "json", "name": self.name, "eos": self._eos}
-        _write(directory, self, meta, {"tokenizer.json": self._data})
-
-
-class GPT2Tokenizer(JsonTokenizer):
-    """GPT-2's own vocabulary, which the package carries: a run's directory needs no second copy."""
-
-    def __init__(self):
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-        merges = bundled.read("gpt2-merges").decode("utf-8").split("\n")[1:]
-        pairs = [tuple(line.split(" ")) for line in merges if line]
-        tokenizer = Tokenizer(models.BPE(json.loads(bundled.read("gpt2-vocab")), pairs))
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        self._setup("gpt2", tokenizer, "<|endoftext|>", True, "data.tokenizer=gpt2")
-        files = (bundled.entry(name)["sha256"].encode() for name in ("gpt2-vocab", "gpt2-merges"))
-        self.digest = _sha256(b"jaxlm gpt2 1", *files)
-
-    def save(self, directory: Any) -> None:
-        _write(directory, self, {"kind": "gpt2"})
-
-
-@functools.cache
-def _gpt2() -> GPT2Tokenizer:
-    return GPT2Tokenizer()
-
-
-class SentencePieceTokenizer:
-    """A SentencePiece model; what its normaliser drops (line breaks, often) doesn't come back."""
-
-    def __init__(self, name: str, model: bytes, where: str):
-        try:
-            import sentencepiece
-        except ModuleNotFoundError as error:
-            raise ValueError(f"{where} needs the sentencepiece package: pip install it") from error
-        self.name, self._model = name, model
-        self._processor = sentencepiece.SentencePieceProcessor()
-        try:
-            self._processor.LoadFromSerializedProto(model)
-        except RuntimeError as error:
-            raise ValueError(f"{where} is not a SentencePiece model") from error
-        self.vocab_size = self._processor.vocab_size()
-        eos = self._processor.eos_id()
-        self.eos_id = eos if eos >= 0 else None
-        self.digest = _sha256(b"jaxlm sentencepiece 1", model)
-
-    def encode(self, text: str) -> np.ndarray:
-        return np.array(self._processor.encode(text, out_type=int), np.int32)
-
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return [np.array(i, np.int32) for i in self._processor.encode(list(texts), out_type=int)]
-
-    def decode(self, ids: Iterable[int]) -> str:
-        return self._processor.decode(_checked(ids, self).tolist())
-
-    def token_bytes(self) -> np.ndarray:
-        sp = self._processor
-        sizes = np.zeros(self.vocab_size, np.int32)
-        for i in range(self.vocab_size):
-            if not (sp.is_control(i) or sp.is_unknown(i) or sp.is_unused(i)):
-                sizes[i] = 1 if sp.is_byte(i) else _piece_bytes(sp.id_to_piece(i))
-        return sizes
-
-    def save(self, directory: Any) -> None:
-        meta = {"kind": "sentencepiece", "name": self.name}
-        _write(directory, self, meta, {"tokenizer.model": self._model})
-
-
-def _sha256(*parts: bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little") + part)
-    return digest.hexdigest()
-
-
-def _piece_bytes(piece: str) -> int:
-    """UTF-8 bytes of a piece that writes a space as U+2581 and a raw byte as <0xHH>."""
-    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
-        return 1
-    return len(piece.replace("\u2581", " ").encode("utf-8"))
-
-
-def _checked(ids: Iterable[int], tokenizer: Any) -> np.ndarray:
-    array = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), np.int64).reshape(-1)
-    if len(array) and (array.min() < 0 or array.max() >= tokenizer.vocab_size):
-        wrong = array[(array < 0) | (array >= tokenizer.vocab_size)][0]
-        raise ValueError(
-            f"{tokenizer.name} has no id {wrong}; accepted: 0 to {tokenizer.vocab_size - 1}"
-        )
-    return array
-
-
-def _path(path: Any) -> Any:
-    from etils import epath
-
-    return epath.Path(path)
+        write(directory, self, {"kind": "chars", "characters": self.characters})
 
 
 def _eos_beside(path: Any) -> str | None:
@@ -320,14 +190,3 @@ def _eos_beside(path: Any) -> str | None:
         return eos["content"] if isinstance(eos, dict) else eos
     except (AttributeError, KeyError, ValueError) as error:
         raise ValueError(f"{config} beside data.tokenizer is not readable: {error!r}") from error
-
-
-def _write(
-    directory: Any, tokenizer: Any, meta: dict, files: dict[str, bytes] | None = None
-) -> None:
-    directory = _path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, data in (files or {}).items():
-        (directory / name).write_bytes(data)
-    text = json.dumps({**meta, "digest": tokenizer.digest}, ensure_ascii=False)
-    (directory / META_FILE).write_bytes(text.encode("utf-8"))

@@ -1,4 +1,4 @@
-"""Endless shuffled windows of a token stream, as a grain.MapDataset.
+"""Endless shuffled windows of a token stream, or of any other list, as a grain.MapDataset.
 
 Importing this imports grain. Mixing sources and cutting batches is left to grain and to
 pipeline.py.
@@ -6,7 +6,7 @@ pipeline.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxlm.data import shuffle, store
 
-_ORDER, _JITTER = 1, 2
+_ORDER, _JITTER, _EXAMPLE = 1, 2, 4
 
 
 class Windows(grain.MapDataset):
@@ -31,11 +31,21 @@ class Windows(grain.MapDataset):
       size: length of its training part, tokens.
       seq_len: T.
       key: words that make the random numbers: (seed, number of the source).
+      make_example: from int32 [T + 1] ids, the first of them context, and the example's own uint64
+        [1] random bits to an element.
     """
 
-    def __init__(self, tokens: store.Store, size: int, seq_len: int, key: Sequence[int]):
+    def __init__(
+        self,
+        tokens: store.Store,
+        size: int,
+        seq_len: int,
+        key: Sequence[int],
+        make_example: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]],
+    ):
         super().__init__()
         self._tokens, self._seq_len, self._key = tokens, seq_len, tuple(key)
+        self._make_example = make_example
         self._num_starts = size - seq_len
         self._num_strata = -(-self._num_starts // seq_len)
 
@@ -50,20 +60,53 @@ class Windows(grain.MapDataset):
     def starts(self, indices: np.ndarray) -> np.ndarray:
         """Where each window begins, int64 [N]; index // len is the epoch."""
         epochs, places = np.divmod(indices, self._num_strata)
-        order, jitter = (
-            shuffle.make_key(*self._key, purpose) + epochs.astype(np.uint64) * np.uint64(1 << 32)
-            for purpose in (_ORDER, _JITTER)
-        )
-        strata = shuffle.permute(places, self._num_strata, shuffle.mix64(order))
+        order, jitter = (epoch_keys(self._key, purpose, epochs) for purpose in (_ORDER, _JITTER))
+        strata = shuffle.permute(places, self._num_strata, order)
         first = strata * self._seq_len
         room = np.minimum(self._seq_len, self._num_starts - first)
-        keys = shuffle.mix64(jitter) ^ strata.astype(np.uint64)
-        return first + shuffle.random_below(keys, room)
+        return first + shuffle.random_below(jitter ^ strata.astype(np.uint64), room)
 
     def _getitems(self, indices: Sequence[int]) -> list[dict[str, np.ndarray]]:
-        starts = self.starts(np.asarray(indices, np.int64))
-        rows = np.empty((len(starts), self._seq_len + 1), np.int32)
-        for start, row in zip(starts.tolist(), rows, strict=True):
+        places = np.asarray(indices, np.int64)
+        rows = np.empty((len(places), self._seq_len + 1), np.int32)
+        for start, row in zip(self.starts(places).tolist(), rows, strict=True):
             self._tokens.fill(start, row)
-        weights = np.ones(self._seq_len, np.float32)
-        return [{"tokens": row[:-1], "targets": row[1:], "weights": weights} for row in rows]
+        keys = shuffle.mix64(shuffle.make_key(*self._key, _EXAMPLE) ^ places.astype(np.uint64))
+        return [
+            self._make_example(row, keys[number : number + 1]) for number, row in enumerate(rows)
+        ]
+
+
+class Shuffled(grain.MapDataset):
+    """Everything in a list once an epoch, in another random order each epoch.
+
+    Element i is a function of (key, i) alone.
+
+    Args:
+      get: from a place in the list to its element.
+      size: length of the list.
+      key: words that make the random numbers: (seed, number of the source).
+    """
+
+    def __init__(self, get: Callable[[int], dict[str, np.ndarray]], size: int, key: Sequence[int]):
+        super().__init__()
+        self._get, self._size, self._key = get, size, tuple(key)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        return self._getitems([index])[0]
+
+    def _getitems(self, indices: Sequence[int]) -> list[dict[str, np.ndarray]]:
+        epochs, places = np.divmod(np.asarray(indices, np.int64), self._size)
+        keys = epoch_keys(self._key, _ORDER, epochs)
+        return [self._get(place) for place in shuffle.permute(places, self._size, keys).tolist()]
+
+
+def epoch_keys(key: Sequence[int], purpose: int, epochs: np.ndarray) -> np.ndarray:
+    """Random bits for each epoch's order, uint64 [N]."""
+    first = shuffle.make_key(*key, purpose)
+    return shuffle.mix64(first + epochs.astype(np.uint64) * np.uint64(1 << 32))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxlm.data import bundled, cache, tokenizers
-from jaxlm.data.tasks.text import TextConfig, TextTask, train_units
+from jaxlm.data.corpus import train_units
+from jaxlm.data.tasks.text import TextConfig, TextTask
 
 
 @pytest.fixture(autouse=True)
@@ -262,3 +263,27 @@ def test_bad_corpora_are_refused(tmp_path):
         make(tmp_path / "none.txt")
     with pytest.raises(ValueError, match="data.tokenizer=bite is not known"):
         counted(tmp_path, 100, tokenizer="bite")
+
+
+def test_a_derived_task_gets_windows_of_its_length_and_random_bits(tmp_path):
+    class Task(TextTask):
+        def window_length(self):
+            return self.config.seq_len + 2
+
+        def make_example(self, ids, key):
+            assert key.dtype == np.uint64 and key.shape == (1,)
+            return {"tokens": ids[:1], "size": np.array(len(ids)), "key": key[0]}
+
+        def settings(self):
+            return ["mine"]
+
+    path = write(tmp_path / "count.txt", "".join(map(chr, range(100))))
+    tasks = [Task(TextConfig(path=str(path), seq_len=4)) for _ in range(2)]
+    rows = [tasks[0].train(seed)._getitems(range(60)) for seed in (0, 1)]
+    assert {int(row["size"]) for row in rows[0]} == {7}
+    assert len({int(row["key"]) for row in rows[0] + rows[1]}) == 120  # other bits in each epoch
+    assert [r["key"] for r in tasks[1].train(0)._getitems(range(60))] == [r["key"] for r in rows[0]]
+    batches = [list(task.eval("val", 2)) for task in tasks]
+    assert batches[0][0]["size"].tolist() == [7, 5]  # 10 tokens to a val split: 6 and 4
+    assert (batches[0][0]["key"] == batches[1][0]["key"]).all() and batches[0][0]["key"][0] != 0
+    assert tasks[0].info.digest != make(path, seq_len=4).info.digest

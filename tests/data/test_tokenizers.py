@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxlm import train_tokenizer
-from jaxlm.data import bundled, tokenizers
+from jaxlm.data import bundled, corruption, special_tokens, tokenizer_json, tokenizers
 
 MIXED = "Hello, 世界! 🙂 naïve\r\n\ttab  two spaces\u3000ideographic\n\nend"
 
@@ -209,3 +209,106 @@ def test_train_tokenizer_command(tmp_path, capsys):
     ):
         assert train_tokenizer.main(args + wrong) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def wordpiece(tmp_path_factory):
+    """As BERT's: [CLS] is among its own special tokens, "##" continues a word."""
+    import tokenizers as library
+
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "un", "##do", "it", ".", "##s", "cap"]
+    ids = {piece: number for number, piece in enumerate(vocab)}
+    made = library.Tokenizer(library.models.WordPiece(ids, unk_token="[UNK]"))
+    made.normalizer = library.normalizers.BertNormalizer(lowercase=True)
+    made.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+    made.decoder = library.decoders.WordPiece()
+    made.add_special_tokens(vocab[:5])
+    path = tmp_path_factory.mktemp("wordpiece") / "tokenizer.json"
+    made.save(str(path))
+    return tokenizers.build(str(path))
+
+
+def test_special_tokens_of_its_own(wordpiece):
+    assert special_tokens.token_id(wordpiece, "[MASK]") == 4
+    assert special_tokens.token_id(wordpiece, "<mask>") is None
+    assert special_tokens.with_special_tokens(wordpiece, special_tokens.BERT) is wordpiece
+    assert wordpiece.eos_id == 3 and wordpiece.token_bytes()[[2, 3, 5, 6]].tolist() == [0, 0, 2, 2]
+    assert special_tokens.special_table(wordpiece).tolist() == [True] * 5 + [False] * 6
+
+
+def test_special_tokens_are_appended(bpe_json, sentencepiece_model, tmp_path):
+    for number, tokenizer in enumerate(_all(bpe_json, sentencepiece_model)):
+        size = tokenizer.vocab_size
+        longer = special_tokens.with_special_tokens(tokenizer, special_tokens.BERT)
+        longer = special_tokens.with_special_tokens(longer, ["[MASK]", "<extra_id_0>"])
+        assert longer.vocab_size == size + 5 == len(longer.token_bytes()) == len(longer.pieces())
+        ids = {name: i for name, i in longer.special_ids().items() if i >= size}
+        names = [*special_tokens.BERT, "<extra_id_0>"]
+        assert ids == dict(zip(names, range(size, size + 5), strict=True))
+        # text is only ever text, and what was there stays as it was
+        text = "a [MASK] b<extra_id_0>"
+        np.testing.assert_array_equal(longer.encode(text), tokenizer.encode(text))
+        assert longer.encode(text).max() < size and longer.eos_id == tokenizer.eos_id
+        assert longer.token_bytes()[size:].sum() == 0 and longer.digest != tokenizer.digest
+        word = tokenizer.encode("then").tolist()
+        text = "[CLS]" + tokenizer.decode(word) + "[MASK][SEP]"
+        assert longer.decode([size + 1, *word, size + 3, size + 2]) == text
+        longer.save(tmp_path / str(number))
+        again = tokenizers.build(str(tmp_path / str(number)))
+        assert (again.digest, again.special_ids()) == (longer.digest, longer.special_ids())
+    bytes_and_more = special_tokens.with_special_tokens(tokenizers.build("bytes"), ["[MASK]"])
+    with pytest.raises(ValueError, match="bytes has no id 258; accepted: 0 to 257"):
+        bytes_and_more.decode([258])
+
+
+def test_sentinels_behind_a_vocabulary_are_in_t5s_order():
+    longer = special_tokens.with_special_tokens(tokenizers.build("bytes"), special_tokens.SENTINELS)
+    ids = longer.special_ids()  # T5: 32,000 pieces, <extra_id_99> is 32000, <extra_id_0> 32099
+    assert ids["<extra_id_99>"] == 257 and ids["<extra_id_0>"] == 257 + 99
+
+
+def test_pieces_say_where_words_begin(wordpiece, bpe_json, sentencepiece_model):
+    def words(tokenizer, text):
+        ids = tokenizer.encode(text)
+        numbers = corruption.word_numbers(ids, corruption.word_table(tokenizer.pieces()))
+        parts = [tokenizer.decode(ids[numbers == n]).strip() for n in range(numbers.max() + 1)]
+        return [part for part in parts if part]
+
+    assert wordpiece.pieces()[5:9] == [" un", "do", " it", " ."]
+    assert words(wordpiece, "undo caps.") == ["undo", "caps", "."]
+    for tokenizer in _all(bpe_json, sentencepiece_model):
+        found = words(tokenizer, "end, tab\n spaces")
+        assert found == ["end", ",", "tab", "spaces"], tokenizer.name
+    assert words(tokenizers.build("gpt2"), "Undoubtedly naïve") == ["Undoubtedly", "naïve"]
+
+
+def test_written_as_a_tokenizer_json(wordpiece, bpe_json, sentencepiece_model):
+    import tokenizers as library
+
+    *writable, sentencepiece = _all(bpe_json, sentencepiece_model)
+    for tokenizer in [*writable, wordpiece]:
+        names = [*special_tokens.BERT, *special_tokens.SENTINELS]
+        for one in (tokenizer, special_tokens.with_special_tokens(tokenizer, names)):
+            other = library.Tokenizer.from_str(tokenizer_json.to_json(one).decode())
+            assert other.get_vocab_size() == one.vocab_size
+            for text in (MIXED, "", " unseen: \x00\x7f\xad\u0416"):
+                ids = other.encode(text, add_special_tokens=False).ids
+                assert ids == one.encode(text).tolist(), one.name
+            for name, number in one.special_ids().items():
+                assert other.token_to_id(name) == number, (one.name, name)
+                assert other.encode(name, add_special_tokens=False).ids == [number]
+    longer = special_tokens.with_special_tokens(sentencepiece, ["[MASK]"])
+    assert tokenizer_json.to_json(sentencepiece) is None is tokenizer_json.to_json(longer)
+    data = tokenizer_json.to_json(writable[2])
+    reread = tokenizers.JsonTokenizer("memory", data, None, "here")
+    assert reread.encode(MIXED).tolist() == writable[2].encode(MIXED).tolist()
+    assert reread.eos_id == 50256
+
+
+def test_a_vocabulary_with_gaps_has_no_longer_tokenizer_json():
+    gaps = {"model": {"type": "WordLevel", "vocab": {"a": 0, "b": 5}, "unk_token": "a"}}
+    tokenizer = tokenizers.JsonTokenizer("gaps", json.dumps(gaps).encode(), None, "here")
+    longer = special_tokens.with_special_tokens(tokenizer, ["[MASK]"])
+    assert longer.special_ids() == {"[MASK]": 6}
+    with pytest.raises(ValueError, match="gaps: its ids have gaps"):
+        tokenizer_json.to_json(longer)

@@ -1,3 +1,12 @@
 """The registry of tasks: `data.kind` -> class; a dotted path "your_module:YourTask" works too."""
 
-TASKS = {"text": "jaxlm.data.tasks.text:TextTask"}
+TASKS = {
+    "text": "jaxlm.data.tasks.text:TextTask",
+    "packed_text": "jaxlm.data.tasks.packed:PackedTask",
+    "masked_text": "jaxlm.data.tasks.masked:MaskedTextTask",
+    "span_text": "jaxlm.data.tasks.spans:SpanTextTask",
+    "prefix_text": "jaxlm.data.tasks.prefix:PrefixTextTask",
+    "pairs": "jaxlm.data.tasks.pairs:PairsTask",
+    "labelled": "jaxlm.data.tasks.labelled:LabelledTask",
+    "tagged": "jaxlm.data.tasks.tagged:TaggedTask",
+}

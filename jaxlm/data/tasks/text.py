@@ -1,24 +1,23 @@
 """Plain language modelling: windows of a token stream, each token's target being the next one.
 
-Not for text with a structure that the loss must know (pairs, labels, turns, packed documents):
-those are other tasks.
+The tasks that corrupt or pack text derive from TextTask: a window's length, the example made of its
+ids, and how it is shown are theirs to change. Not for pairs, labels or turns: those are other
+tasks.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
 from jaxlm.core.types import Batch, SplitInfo, TaskInfo
-from jaxlm.data import cache, prepared, sources, store, tokenizers
+from jaxlm.data import cache, corpus, shuffle, special_tokens
+from jaxlm.data.tasks import batches
 
-_log = logging.getLogger(__name__)
-_FORMAT = 1  # of the cached token files: change it when the same input gives other tokens
+EVAL = 3  # purpose of the keys that evaluation examples are given, whatever the run's seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +28,8 @@ class TextConfig:
       path: a file or glob (*.jsonl: records; all else: plain text), bundled:NAME,
         tfds:NAME[:field], hf:NAME[:config], tokens:DIR (made by jaxlm.prepare); or several joined
         by commas, each with @weight or none (then in proportion to their sizes).
-      tokenizer: bytes, chars, gpt2, or the path of a tokenizer.json or a SentencePiece *.model.
+      tokenizer: bytes, chars, gpt2, or the path of a tokenizer.json, of a SentencePiece *.model or
+        of a folder with one.
       seq_len: tokens of a window; 0: the model's max_len, which the loop fills in.
       val_fraction: the last part, held out: in characters of a text, lines of a record file, tokens
         of a token file.
@@ -56,25 +56,11 @@ class TextConfig:
             raise ValueError(f"data.eval_examples={self.eval_examples} must be 0 (all) or more")
 
 
-class _Part(NamedTuple):
-    """One source, tokenised: tokens[:num_train] is for training, the rest for validation."""
-
-    path: str
-    weight: float | None
-    tokens: store.Store
-    num_train: int
-    num_bytes: dict[str, int]
-    digest: str
-
-    def span(self, split: str) -> tuple[int, int]:
-        """First and last + 1 target of a split; the stream's first token has no context."""
-        return (1, self.num_train) if split == "train" else (self.num_train, len(self.tokens))
-
-
 class TextTask:
     """Next-token prediction over one source or a mixture; see TextConfig."""
 
     Config: ClassVar[type] = TextConfig
+    special_tokens: ClassVar[tuple[str, ...]] = ()  # appended where the tokenizer lacks them
 
     def __init__(self, config: TextConfig):
         """Open the data, tokenising what the cache doesn't hold.
@@ -83,107 +69,98 @@ class TextTask:
           ValueError: something about path, tokenizer or text that the user can change.
         """
         self.config = config
-        named = sources.parse(config.path)
-        opened = [
-            prepared.load(part.path.removeprefix("tokens:"))
-            if part.path.startswith("tokens:")
-            else sources.open_source(part.path, config.text_field)
-            for part in named
-        ]
-        scans = [None if isinstance(one, prepared.Prepared) else _scan(one) for one in opened]
-        self.tokenizer = _tokenizer(config, opened, scans)
-        self._parts = [
-            self._prepared_part(part, source)
-            if scan is None
-            else self._text_part(part, source, scan)
-            for part, source, scan in zip(named, opened, scans, strict=True)
-        ]
+        tokenizer, self.parts = corpus.open_parts(config)
+        self.tokenizer = special_tokens.with_special_tokens(tokenizer, self.special_tokens)
         if not config.seq_len:
             raise ValueError(
                 "data.seq_len=0 and the model has no max_len: give the window's length"
             )
-        for part in self._parts:
-            self._check_length(part)
+        self.prepare_parts()
         self.info = self._make_info()
 
-    def _text_part(self, part: sources.Part, source: Any, scan: tuple[str, int]) -> _Part:
-        digest, units = scan
-        num_train = train_units(units, self.config.val_fraction)
-        key = {
-            "format": _FORMAT,
-            "source": digest,
-            "tokenizer": self.tokenizer.digest,
-            "train_units": num_train,
-        }
-        entry = cache.fetch(
-            key, lambda folder: _tokenise(source, self.tokenizer, num_train, folder)
-        )
-        tokens = store.Store([entry.path / "tokens.bin"], self.tokenizer.vocab_size)
-        facts = entry.facts
-        num_bytes = {name: facts[name]["num_bytes"] for name in ("train", "val")}
-        return _Part(
-            *part, tokens, facts["train"]["num_tokens"], num_bytes, cache.digest([key, facts])
-        )
+    def window_length(self) -> int:
+        """How many tokens of the stream one window takes."""
+        return self.config.seq_len
 
-    def _prepared_part(self, part: sources.Part, source: prepared.Prepared) -> _Part:
-        if source.tokenizer_digest != self.tokenizer.digest:
-            raise ValueError(
-                f"data.tokenizer={self.config.tokenizer} is not the one that data.path={part.path} "
-                f"was prepared with ({source.tokenizer_name})"
-            )
-        tokens = store.Store(source.files, self.tokenizer.vocab_size)
-        num_train = train_units(len(tokens), self.config.val_fraction)
-        train_bytes = round(source.num_bytes * num_train / max(1, len(tokens)))
-        num_bytes = {"train": train_bytes, "val": source.num_bytes - train_bytes}
-        digest = cache.digest([source.digest, num_train])
-        return _Part(*part, tokens, num_train, num_bytes, digest)
+    def make_example(self, ids: np.ndarray, key: np.ndarray) -> dict[str, np.ndarray]:
+        """One example, without a batch axis, of fixed shapes.
 
-    def _check_length(self, part: _Part) -> None:
-        config = self.config
-        if part.num_train < config.seq_len + 1:
-            raise ValueError(
-                f"data.path={part.path} gives {part.num_train} training tokens: too short for one "
-                f"window of data.seq_len={config.seq_len}, which takes {config.seq_len + 1}"
-            )
-        num_val = len(part.tokens) - part.num_train
-        if config.val_fraction and num_val < config.seq_len:
-            raise ValueError(
-                f"the last data.val_fraction={config.val_fraction} of data.path={part.path} is "
-                f"{num_val} tokens: too short for one window of data.seq_len={config.seq_len}"
-            )
+        Args:
+          ids: int32 [N + 1], the token before a window and the window's; N is window_length(),
+            or less in the last evaluation window of a source.
+          key: uint64 [1], this example's random bits (`shuffle.random_below`): another one in each
+            epoch of training, always the same one in evaluation.
+
+        Returns:
+          Here {"tokens", "targets" int32 [T], "weights" float32 [T]}.
+        """
+        seq_len, size = self.config.seq_len, len(ids) - 1
+        if size == seq_len:
+            return {"tokens": ids[:-1], "targets": ids[1:], "weights": np.ones(size, np.float32)}
+        example = {name: np.zeros(seq_len, np.int32) for name in ("tokens", "targets")}
+        example["tokens"][:size], example["targets"][:size] = ids[:-1], ids[1:]
+        return example | {"weights": (np.arange(seq_len) < size).astype(np.float32)}
+
+    def settings(self) -> list[Any]:
+        """What else than text, tokenizer and seq_len determines the examples; JSON values."""
+        return []
+
+    def prepare_parts(self) -> None:
+        """Check, before anything is counted, that every source holds enough.
+
+        Raises:
+          ValueError: one is too short; the keys are named.
+        """
+        length = self.window_length()
+        for part in self.parts:
+            if part.num_train < length + 1:
+                raise ValueError(
+                    f"data.path={part.path} gives {part.num_train} training tokens: too short for "
+                    f"one window of data.seq_len={self.config.seq_len}, which takes {length + 1}"
+                )
+            num_val = len(part.tokens) - part.num_train
+            if self.config.val_fraction and num_val < length:
+                raise ValueError(
+                    f"the last data.val_fraction={self.config.val_fraction} of "
+                    f"data.path={part.path} is {num_val} tokens: too short for one window of "
+                    f"data.seq_len={self.config.seq_len}"
+                )
 
     def _make_info(self) -> TaskInfo:
         splits = {}
         for name in ("train", "val") if self.config.val_fraction else ("train",):
-            lengths = [part.num_train for part in self._parts]
-            if name == "val":
-                lengths = [len(part.tokens) - part.num_train for part in self._parts]
+            spans = [part.span(name) for part in self.parts]
             splits[name] = SplitInfo(
-                num_examples=sum(self._num_windows(part, name) for part in self._parts),
-                num_tokens=sum(lengths),
-                num_bytes=sum(part.num_bytes[name] for part in self._parts),
+                num_examples=sum(self.count(n, name) for n in range(len(self.parts))),
+                num_tokens=sum(stop - start for start, stop in spans),
+                num_bytes=sum(part.num_bytes[name] for part in self.parts),
             )
-        parts = [[part.digest, part.weight] for part in self._parts]
-        digest = cache.digest([parts, self.tokenizer.digest, self.config.seq_len])
+        parts = [[part.digest, part.weight] for part in self.parts]
+        made_with = [self.tokenizer.digest, self.config.seq_len, *self.settings()]
+        digest = cache.digest([parts, *made_with])
         return TaskInfo(self.tokenizer.vocab_size, splits, self.tokenizer, digest=digest)
 
     def train(self, seed: int) -> Any:
-        """Endless shuffled windows, {"tokens", "targets" int32 [T], "weights" float32 [T]}."""
+        """Endless shuffled examples, as `make_example` gives them."""
         import grain
 
-        from jaxlm.data.windows import Windows
-
-        datasets = [
-            Windows(part.tokens, part.num_train, self.config.seq_len, (seed, number))
-            for number, part in enumerate(self._parts)
-        ]
+        datasets = [self.train_part(number, seed) for number in range(len(self.parts))]
         if len(datasets) == 1:
             return datasets[0].repeat()
         weights = [
             len(dataset) if part.weight is None else part.weight
-            for dataset, part in zip(datasets, self._parts, strict=True)
+            for dataset, part in zip(datasets, self.parts, strict=True)
         ]
         return grain.MapDataset.mix([dataset.repeat() for dataset in datasets], weights)
+
+    def train_part(self, number: int, seed: int) -> Any:
+        """One source's epoch, shuffled: a grain.MapDataset of examples."""
+        from jaxlm.data.windows import Windows
+
+        part = self.parts[number]
+        return Windows(
+            part.tokens, part.num_train, self.window_length(), (seed, number), self.make_example
+        )
 
     def eval(self, split: str, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
         """Windows without overlap in which every token of the split is a target exactly once.
@@ -196,28 +173,19 @@ class TextTask:
           split: "train" or "val".
           batch_size: rows of every batch.
 
-        Yields:
-          tokens, targets int32 [B, T], weights float32 [B, T], id int64 [B] (-1 in filling rows).
+        Returns:
+          What `make_example` gives, each with a batch axis, and id int64 [B] (-1 in filling rows).
         """
         total = self.num_windows(split)
-        shape = (batch_size, self.config.seq_len)
-        for first in range(0, total, batch_size):
-            batch = {
-                "tokens": np.zeros(shape, np.int32),
-                "targets": np.zeros(shape, np.int32),
-                "weights": np.zeros(shape, np.float32),
-                "id": np.full(batch_size, -1, np.int64),
-            }
-            for row, number in enumerate(range(first, min(first + batch_size, total))):
-                example_id = number * self.info.splits[split].num_examples // total
-                part, start, stop = self._window(split, example_id)
-                ids = np.empty(stop - start + 1, np.int32)
-                part.tokens.fill(start - 1, ids)
-                batch["tokens"][row, : stop - start] = ids[:-1]
-                batch["targets"][row, : stop - start] = ids[1:]
-                batch["weights"][row, : stop - start] = 1
-                batch["id"][row] = example_id
-            yield batch
+        count = self.info.splits[split].num_examples
+        ids = [number * count // total for number in range(total)]
+        return batches.evaluation(lambda i: self.eval_example(split, i), ids, batch_size)
+
+    def eval_example(self, split: str, example_id: int) -> dict[str, np.ndarray]:
+        """The example that `eval` gives this id, without a batch axis."""
+        return self.make_example(
+            self._ids(split, example_id, with_context=True), shuffle.make_key(EVAL, example_id)
+        )
 
     def num_windows(self, split: str) -> int:
         """How many examples `eval` gives.
@@ -231,89 +199,75 @@ class TextTask:
         return min(total, self.config.eval_examples or total)
 
     def example(self, split: str, example_id: int) -> tuple[str, str]:
-        """The path and the text (of the targets) of the example that `eval` gave this id."""
-        part, start, stop = self._window(split, example_id)
-        ids = np.empty(stop - start, np.int32)
-        part.tokens.fill(start, ids)
-        return part.path, self.tokenizer.decode(ids)
+        """The path and the text of the window that `eval` gave this id."""
+        number, _ = self.locate(split, example_id)
+        ids = self._ids(split, example_id, with_context=False)
+        return self.parts[number].path, self.tokenizer.decode(ids)
 
-    def _num_windows(self, part: _Part, split: str) -> int:
-        start, stop = part.span(split)
-        return -(-(stop - start) // self.config.seq_len)
+    def count(self, number: int, split: str) -> int:
+        """How many windows `eval` cuts one source's split into."""
+        start, stop = self._targets(number, split)
+        return -(-(stop - start) // self.window_length())
 
-    def _window(self, split: str, example_id: int) -> tuple[_Part, int, int]:
-        number = example_id
-        for part in self._parts:
-            count = self._num_windows(part, split)
-            if 0 <= number < count:
-                first, last = part.span(split)
-                start = first + number * self.config.seq_len
-                return part, start, min(start + self.config.seq_len, last)
-            number -= count
+    def locate(self, split: str, example_id: int) -> tuple[int, int]:
+        """The number of an example's source, and the example's number in it.
+
+        Raises:
+          ValueError: no such example.
+        """
+        left = example_id
+        for number in range(len(self.parts)):
+            count = self.count(number, split)
+            if 0 <= left < count:
+                return number, left
+            left -= count
         raise ValueError(f'split "{split}" has no example {example_id}')
 
-    def show(self, batch: Batch, num_examples: int) -> str:
-        """The first rows of a batch: the text, then its first tokens, each with its target."""
-        lines = []
-        for row in range(min(num_examples, len(batch["tokens"]))):
-            tokens, targets, weights = (
-                np.asarray(batch[k][row]) for k in ("tokens", "targets", "weights")
-            )
-            lines += [f"example {row}: {len(tokens)} tokens, {int((weights > 0).sum())} scored"]
-            lines += [f"  text     {self.tokenizer.decode(tokens)!r}"]
-            pairs = [
-                f"{self._piece(token)} -> {self._piece(target) if weight else 'ignored'}"
-                for token, target, weight in zip(tokens, targets, weights, strict=True)
-            ]
-            lines += [f"  targets  {'  '.join(pairs[:24])}{'  ...' if len(pairs) > 24 else ''}"]
-        return "\n".join(lines)
+    def full_window(self, split: str, example_id: int) -> tuple[np.ndarray, int]:
+        """An example's window and the token before it, for tasks that don't take shorter ones.
 
-    def _piece(self, token: int) -> str:
-        return f"{int(token)}:{self.tokenizer.decode([int(token)])!r}"
+        Returns:
+          int32 [N + 1], and how many of the window's N tokens the window before it has: those of
+          a source's last window, which begins earlier than `_ids` has it.
+        """
+        number, place = self.locate(split, example_id)
+        first, last = self._targets(number, split)
+        wanted = first + place * self.window_length()
+        start = min(wanted, last - self.window_length())
+        ids = np.empty(self.window_length() + 1, np.int32)
+        self.parts[number].tokens.fill(max(0, start - 1), ids)
+        return ids, wanted - start
 
+    def _targets(self, number: int, split: str) -> tuple[int, int]:
+        """A split's tokens that have one before them: the stream's first has none."""
+        start, stop = self.parts[number].span(split)
+        return max(1, start), stop
 
-def train_units(units: int, val_fraction: float) -> int:
-    """How many of `units` characters, lines or tokens come before the held-out last part."""
-    return int(units * (1 - val_fraction) + 1e-6)
+    def _ids(self, split: str, example_id: int, with_context: bool) -> np.ndarray:
+        number, place = self.locate(split, example_id)
+        first, last = self._targets(number, split)
+        start = first + place * self.window_length()
+        stop = min(start + self.window_length(), last)
+        ids = np.empty(stop - start + with_context, np.int32)
+        self.parts[number].tokens.fill(start - with_context, ids)
+        return ids
 
+    def show(self, batch: Batch, num_examples: int, predictions: np.ndarray | None = None) -> str:
+        """The first rows of a batch as a person reads them.
 
-def _scan(source: sources.Source) -> tuple[str, int]:
-    digest, units = source.scan()
-    if not units:
-        raise ValueError(f"data.path={source.name} holds no text")
-    return digest, units
+        Args:
+          batch: from `train` or `eval`.
+          num_examples: how many rows.
+          predictions: int32 like the targets, what a model says; shown beside them.
+        """
+        return batches.show(batch, num_examples, predictions, self.show_example)
 
-
-def _tokenizer(config: TextConfig, opened: list[Any], scans: list[Any]) -> Any:
-    """The tokenizer of a run; an alphabet comes from all of the text, or from a prepared set."""
-    if config.tokenizer != "chars":
-        return tokenizers.build(config.tokenizer)
-    for source in opened:
-        if isinstance(source, prepared.Prepared):
-            return source.tokenizer()
-
-    def characters(_: Path) -> dict[str, Any]:
-        found = set()
-        for source in opened:
-            for text, _ in source.pieces():
-                found.update(text)
-        return {"characters": "".join(sorted(found))}
-
-    entry = cache.fetch(
-        {"format": _FORMAT, "alphabet": [digest for digest, _ in scans]}, characters
-    )
-    return tokenizers.build("chars", [entry.facts["characters"]])
-
-
-def _tokenise(
-    source: sources.Source, tokenizer: Any, num_train: int, folder: Path
-) -> dict[str, Any]:
-    _log.info("tokenising %s with %s", source.name, tokenizer.name)
-    facts = {}
-    with open(folder / "tokens.bin", "wb") as file:
-        parts = store.cut(source.pieces(), num_train, source.in_characters)
-        for name, pieces in zip(("train", "val"), parts, strict=True):
-            writer = store.Writer(file, tokenizer)
-            store.write_all(pieces, writer)
-            facts[name] = writer.facts()
-    return facts
+    def show_example(
+        self, example: dict[str, np.ndarray], predicted: np.ndarray | None
+    ) -> list[str]:
+        """Lines of one row: the text, then its first tokens, each with its target."""
+        columns = [example[name] for name in ("tokens", "targets", "weights")]
+        return [
+            f"text     {self.tokenizer.decode(example['tokens'])!r}",
+            f"targets  {batches.show_targets(self.tokenizer, *columns, predicted)}",
+        ]

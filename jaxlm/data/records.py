@@ -1,0 +1,217 @@
+"""Examples of several parts (pairs, labels, tags): lines of files, tokenised once into the cache.
+
+A table holds, for every line, ids of its texts and numbers of its labels; both are mapped, not
+read. What the columns mean, which lines are for which split, and what a model is given of them, is
+for the tasks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxlm.data import bundled, cache, reading, special_tokens
+from jaxlm.data.sources import InputFile, find_files
+
+_log = logging.getLogger(__name__)
+_FORMAT = 1  # of the cached tables: change it when the same input gives other columns
+_BATCH = 1024  # lines that a tokenizer gets at once
+
+
+class Record(NamedTuple):
+    """One line: texts to be tokenised, and labels that are not."""
+
+    texts: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+
+
+Row = dict[str, Any] | list[str]
+"""A line as it was read: an object of a JSON Lines file, or the columns of a TSV file."""
+
+
+class Source:
+    """The lines of files, all *.jsonl or all *.tsv.
+
+    Args:
+      option: the config's key, for messages.
+      path: a file or glob, or bundled:NAME.
+      parse: from a row, and what messages call it, to a record.
+      kind: what else than the lines `parse` depends on, as JSON values.
+
+    Raises:
+      ValueError: nothing there, or another form of file.
+    """
+
+    def __init__(
+        self, option: str, path: str, parse: Callable[[Row, str], Record], kind: Sequence[Any]
+    ):
+        self.option, self.path, self._parse, self._kind = option, path, parse, list(kind)
+        scheme, _, name = path.partition(":")
+        if scheme == "bundled":
+            form = bundled.entry(name)["format"]
+            self._files = [InputFile(path, lambda: io.BytesIO(bundled.read(name)))]
+        else:
+            paths = find_files(path, option)
+            forms = {file.rpartition(".")[2] for file in paths}
+            form = forms.pop() if len(forms) == 1 else ", ".join(sorted(forms))
+            self._files = [InputFile(file, functools.partial(open, file, "rb")) for file in paths]
+        if form not in ("jsonl", "tsv"):
+            raise ValueError(
+                f"{option}={path} is {form}: expected *.jsonl or *.tsv, or bundled:NAME of one"
+            )
+        self._read = reading.objects if form == "jsonl" else reading.rows
+
+    def scan(self) -> tuple[str, int]:
+        """Digest of the records, and their number: that of lines that aren't blank.
+
+        Raises:
+          ValueError: none.
+        """
+        digests, total = [], 0
+        for file in self._files:
+            with file.open() as opened:
+                digest, count = reading.digest_and_records(opened)
+            digests.append(digest)
+            total += count
+        if not total:
+            raise ValueError(f"{self.option}={self.path} is empty: no line in it")
+        return cache.digest([self._read.__name__, self._kind, digests]), total
+
+    def records(self) -> Iterator[Record]:
+        """Every line, in order."""
+        for file in self._files:
+            with file.open() as opened:
+                for where, row in self._read(opened, file.name):
+                    yield self._parse(row, where)
+
+    def pieces(self) -> Iterator[tuple[str, bool]]:
+        """The texts, as `sources.Source` gives them."""
+        for record in self.records():
+            for text in record.texts:
+                yield text, True
+
+
+class Ragged:
+    """Rows of whole numbers, each of its own length, mapped from two files."""
+
+    def __init__(self, folder: Path, name: str):
+        self.ends = np.fromfile(folder / f"{name}.ends.bin", "<i8")
+        size = self.ends[-1] if len(self.ends) else 0
+        path = folder / f"{name}.bin"
+        # A plain view: slicing np.memmap itself costs several times more.
+        self._values = np.asarray(np.memmap(path, "<i4", "r")) if size else np.empty(0, "<i4")
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        start = self.ends[row - 1] if row else 0
+        return self._values[start : self.ends[row]]
+
+    def lengths(self) -> np.ndarray:
+        """Int64 [rows]."""
+        return np.diff(self.ends, prepend=0)
+
+    def values(self) -> np.ndarray:
+        """All rows, one after the other, int32."""
+        return self._values
+
+
+class Table(NamedTuple):
+    """The tokenised lines of a source."""
+
+    source: Source
+    columns: dict[str, Ragged]  # the task's, and num_bytes: of a line's texts
+    labels: list[str]  # in the order of their first lines; label columns count in them
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.columns["num_bytes"])
+
+
+Columns = Callable[[Sequence[np.ndarray], Sequence[int]], dict[str, Sequence[int]]]
+"""From the ids of a record's texts and the numbers of its labels to a row of every column."""
+
+
+def fetch(source: Source, tokenizer: Any, columns: Columns) -> Table:
+    """The table of a source, from the cache or made now.
+
+    Args:
+      source: what to read.
+      tokenizer: what to read it with; special tokens that were appended play no part.
+      columns: see Columns; the source's `kind` says what it depends on.
+
+    Raises:
+      ValueError: a line that can't be used.
+    """
+    tokenizer = special_tokens.base(tokenizer)
+    digest, _ = source.scan()
+    key = {"format": _FORMAT, "records": digest, "tokenizer": tokenizer.digest}
+    entry = cache.fetch(key, lambda folder: _tokenise(source, tokenizer, columns, folder))
+    opened = {name: Ragged(entry.path, name) for name in entry.facts["columns"]}
+    return Table(source, opened, entry.facts["labels"], cache.digest(key))
+
+
+def _tokenise(source: Source, tokenizer: Any, columns: Columns, folder: Path) -> dict[str, Any]:
+    _log.info("tokenising %s with %s", source.path, tokenizer.name)
+    labels: dict[str, int] = {}
+    writers: dict[str, _Writer] = {}
+    records = source.records()
+    with contextlib.ExitStack() as stack:
+        while batch := list(itertools.islice(records, _BATCH)):
+            ids = iter(tokenizer.encode_batch([text for record in batch for text in record.texts]))
+            rows = []
+            for record in batch:
+                own = list(itertools.islice(ids, len(record.texts)))
+                numbers = [labels.setdefault(label, len(labels)) for label in record.labels]
+                rows.append(columns(own, numbers))
+                rows[-1]["num_bytes"] = [sum(len(text.encode()) for text in record.texts)]
+            for name in rows[0]:
+                if name not in writers:
+                    writers[name] = _Writer(stack, folder, name)
+                writers[name].add([row[name] for row in rows])
+    return {"columns": sorted(writers), "labels": list(labels)}
+
+
+class _Writer:
+    """Appends to the two files of a column."""
+
+    def __init__(self, stack: contextlib.ExitStack, folder: Path, name: str):
+        self._values = stack.enter_context(open(folder / f"{name}.bin", "wb"))
+        self._ends = stack.enter_context(open(folder / f"{name}.ends.bin", "wb"))
+        self._size = 0
+
+    def add(self, rows: Sequence[Sequence[int]]) -> None:
+        ends = self._size + np.cumsum([len(row) for row in rows])
+        self._values.write(np.concatenate(rows).astype("<i4").tobytes())
+        self._ends.write(ends.astype("<i8").tobytes())
+        self._size = int(ends[-1])
+
+
+def check_columns(row: Sequence[str], where: str, names: Sequence[str]) -> None:
+    """Refuse a line of a TSV file with another number of columns.
+
+    Raises:
+      ValueError: it has.
+    """
+    if len(row) != len(names):
+        raise ValueError(f"{where} has {len(row)} columns: expected {' TAB '.join(names)}")
+
+
+def label(value: Any, where: str, what: str) -> str:
+    """A label as text.
+
+    Raises:
+      ValueError: it is missing, or neither text nor a whole number.
+    """
+    if not isinstance(value, str | int) or value == "":
+        raise ValueError(f"{where} has no label: {what} is {value!r}, not text or a whole number")
+    return str(value)

@@ -1,0 +1,129 @@
+"""One text from another, line by line: translation, summaries, answers.
+
+Not for texts with a label (tasks/labelled.py), nor for corrupted text (tasks/spans.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from jaxlm.data import corruption, reading, records, special_tokens
+from jaxlm.data.tasks.records import RecordConfig, RecordTask, Split
+
+
+@dataclasses.dataclass(frozen=True)
+class PairsConfig(RecordConfig):
+    """As RecordConfig, with *.tsv files of source TAB target; and the lengths.
+
+    Attributes:
+      source_field: the source in a *.jsonl file.
+      target_field: the target in a *.jsonl file.
+      source_len: tokens of a source, <eos> included; longer ones are cut, and counted in the log.
+      target_len: the same of a target.
+    """
+
+    path: str = "bundled:en-de"
+    source_field: str = "source"
+    target_field: str = "target"
+    source_len: int = 128
+    target_len: int = 128
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("source_len", "target_len"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"data.{name}={getattr(self, name)} must be at least 2: <eos> too")
+
+
+class PairsTask(RecordTask):
+    """The target of every line, given its source; both end with <eos>. See PairsConfig."""
+
+    Config: ClassVar[type] = PairsConfig
+
+    def parse(self, row: records.Row, where: str) -> records.Record:
+        """Source and target.
+
+        Raises:
+          ValueError: the line has not both.
+        """
+        if isinstance(row, dict):
+            names = ("source_field", "target_field")
+            fields = [(getattr(self.config, name), f"data.{name}") for name in names]
+            return records.Record(
+                tuple(reading.record_text(row, field, where, option) for field, option in fields)
+            )
+        records.check_columns(row, where, ("source", "target"))
+        return records.Record(tuple(row))
+
+    def kind(self) -> list[Any]:
+        return ["pairs", self.config.source_field, self.config.target_field]
+
+    def columns(self, ids: list[np.ndarray], labels: list[int]) -> dict[str, Any]:
+        return {"source": ids[0], "target": ids[1]}
+
+    def prepare_splits(self) -> None:
+        """Report what is cut.
+
+        Raises:
+          ValueError: the tokenizer marks no end of a text.
+        """
+        special_tokens.require_eos(self.tokenizer, self.config.tokenizer)
+        for name in ("source", "target"):
+            lengths = [s.table.columns[name].lengths()[s.rows] + 1 for s in self.splits.values()]
+            limit = getattr(self.config, f"{name}_len")
+            self.log_cut(f"data.{name}_len", limit, np.concatenate(lengths))
+
+    def lengths(self, split: Split) -> np.ndarray:
+        sizes = [
+            np.minimum(split.table.columns[name].lengths()[split.rows] + 1, limit)
+            for name, limit in (
+                ("source", self.config.source_len),
+                ("target", self.config.target_len),
+            )
+        ]
+        return sizes[0] + sizes[1]
+
+    def settings(self) -> list[Any]:
+        return [self.config.source_len, self.config.target_len]
+
+    def make_example(self, table: records.Table, row: int) -> dict[str, np.ndarray]:
+        """{"source", "source_segment_ids" [S], "tokens", "targets" int32 [T], "weights" [T]}."""
+        source, source_size = self._ended(table.columns["source"][row], self.config.source_len)
+        targets, size = self._ended(table.columns["target"][row], self.config.target_len)
+        tokens = corruption.shifted_right(targets)
+        tokens[size:] = 0
+        return {
+            "source": source,
+            "source_segment_ids": (np.arange(len(source)) < source_size).astype(np.int32),
+            "tokens": tokens,
+            "targets": targets,
+            "weights": (np.arange(len(targets)) < size).astype(np.float32),
+        }
+
+    def _ended(self, ids: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
+        """The ids, cut, with <eos>, filled up with 0; and how many they are."""
+        size = min(len(ids) + 1, limit)
+        row = np.zeros(limit, np.int32)
+        row[: size - 1] = ids[: size - 1]
+        row[size - 1] = self.tokenizer.eos_id
+        return row, size
+
+    def example(self, split: str, example_id: int) -> tuple[str, str]:
+        """The path, and source TAB target, of the example that `eval` gave this id."""
+        table, row = self.row(split, example_id)
+        texts = [self.tokenizer.decode(table.columns[name][row]) for name in ("source", "target")]
+        return table.source.path, "\t".join(texts)
+
+    def show_example(
+        self, example: dict[str, np.ndarray], predicted: np.ndarray | None
+    ) -> list[str]:
+        """Source and target as text, and what was predicted at each place of the target."""
+        scored = example["weights"] > 0
+        lines = [("source", example["source"][example["source_segment_ids"] > 0])]
+        lines += [("target", example["targets"][scored])]
+        if predicted is not None:
+            lines.append(("predicted", predicted[scored]))
+        return [f"{name:<9} {self.tokenizer.decode(ids)!r}" for name, ids in lines]

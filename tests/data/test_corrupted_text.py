@@ -1,0 +1,135 @@
+"""Masked, span-corrupted and prefix text as tasks: batches, evaluation, refusals."""
+
+import numpy as np
+import pytest
+
+from jaxlm.data.tasks.masked import MaskedTextTask
+from jaxlm.data.tasks.prefix import PrefixTextTask
+from jaxlm.data.tasks.spans import SpanTextTask
+
+
+@pytest.fixture
+def text(tmp_path, monkeypatch):
+    """100 characters, the byte at place i being i: the last 10 are for validation."""
+    monkeypatch.setenv("JAXLM_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "count.txt"
+    path.write_bytes(bytes(range(100)))
+    return path
+
+
+def make(kind, path, **fields):
+    return kind(kind.Config(path=str(path), **fields))
+
+
+def test_masked_windows(text):
+    task = make(MaskedTextTask, text, seq_len=8, mask_rate=0.25)
+    assert task.info.vocab_size == 257 + 4 and task.tokenizer.decode([260]) == "[MASK]"
+    for example in task.train(0)._getitems(range(20)):
+        assert (np.diff(example["targets"]) == 1).all() and example["weights"].sum() == 2
+        kept = example["weights"] == 0
+        assert (example["tokens"] == example["targets"])[kept].all()
+        assert set(example["tokens"][~kept]) <= {*range(256), 260}
+
+
+def test_masked_evaluation_literally(text):
+    task = make(MaskedTextTask, text, seq_len=8, mask_rate=1.0)
+    (batch,) = task.eval("val", 3)
+    # 10 tokens: a window of 8, and one that begins earlier, of whose tokens two are new
+    assert batch["targets"].tolist() == [[*range(90, 98)], [*range(92, 100)], [0] * 8]
+    assert batch["weights"].tolist() == [[1] * 8, [0] * 6 + [1] * 2, [0] * 8]
+    assert batch["tokens"][1, :6].tolist() == [*range(92, 98)]
+    assert batch["id"].tolist() == [0, 1, -1]
+
+
+def test_masked_show(text):
+    text.write_text("the cat sat on a mat. " * 20)
+    task = make(MaskedTextTask, text, seq_len=12, whole_word=True, mask_rate=0.3)
+    batch = next(task.eval("val", 1))
+    batch["tokens"][0] = [*b"the ", 260, 260, 260, *b" sat "]
+    batch["targets"][0] = [*b"the cat sat "]
+    batch["weights"][0] = [0] * 4 + [1] * 3 + [0] * 5
+    assert task.show(batch, 1, np.full((1, 12), ord("o"))).splitlines() == [
+        "example 0: 12 tokens, 3 scored",
+        "  text     'the [MASK][MASK][MASK] sat '",
+        "  hidden   260:'[MASK]' -> 99:'c' (predicted 111:'o')  260:'[MASK]' -> 97:'a' (predicted "
+        "111:'o')  260:'[MASK]' -> 116:'t' (predicted 111:'o')",
+    ]
+    assert "whole" not in task.show(batch, 1) and "predicted" not in task.show(batch, 1)
+
+
+def test_span_windows(text):
+    task = make(SpanTextTask, text, seq_len=8)
+    # 8 tokens of text: 1 hidden, in 1 span; 7 + 1 + <eos>, which is 9: so 7 tokens
+    assert task.lengths == (7, 8, 3, 1, 1) and task.info.vocab_size == 357
+    first_sentinel = 356  # <extra_id_0> is the last id, as in T5
+    for example in task.train(0)._getitems(range(20)):
+        source, targets = example["source"], example["targets"]
+        assert source[-2:].tolist() == [first_sentinel, 256] and targets[-1] == 256
+        assert targets[0] == first_sentinel and targets[1] == source[-3] + 1
+        assert example["tokens"].tolist() == [0, *targets[:2]]
+        assert example["weights"].tolist() == [1, 1, 1]
+
+
+def test_span_evaluation_scores_every_token_at_most_once(text):
+    task = make(SpanTextTask, text, seq_len=8, noise_density=0.4, mean_span=1.0)
+    (batch,) = task.eval("val", 4)
+    window = task.lengths.window
+    assert batch["id"].tolist() == [0, 1, -1, -1] and window == 7  # 10 tokens: 7, then 3 new ones
+    seen = range(90, 97)
+    for row, new in ((0, range(90, 97)), (1, range(97, 100))):
+        targets, weights = batch["targets"][row], batch["weights"][row]
+        for place, target in enumerate(targets[:-1].tolist()):
+            token = target if target < 256 else targets[place + 1]  # a sentinel goes with its gap
+            assert token in (new if weights[place] else seen) and weights[-1] == 1
+    text_of = task.show(batch, 1, batch["targets"])
+    assert "source    '" in text_of and "<extra_id_0>" in text_of and "predicted '" in text_of
+
+
+def test_prefix_windows(text):
+    task = make(PrefixTextTask, text, seq_len=8)
+    for example in task.train(0)._getitems(range(50)):
+        length = int(example["prefix_lengths"])
+        assert 1 <= length <= 8 and (example["targets"] == example["tokens"] + 1).all()
+        assert example["weights"].tolist() == [0] * (length - 1) + [1] * (9 - length)
+    (batch,) = task.eval("val", 2)  # 8 targets and 2
+    assert batch["prefix_lengths"][1] in (1, 2) and batch["weights"][1, 2:].sum() == 0
+    assert batch["weights"][1, 1] == 1
+    assert "prefix   'Y" in task.show(batch, 1)
+
+
+@pytest.mark.parametrize(
+    "kind, fields",
+    [
+        (MaskedTextTask, {"mask_rate": 0.3}),
+        (SpanTextTask, {"mean_span": 2.0}),
+        (PrefixTextTask, {"seq_len": 9}),
+    ],
+)
+def test_seeds_epochs_and_digests(text, kind, fields):
+    task, again = make(kind, text, seq_len=8), make(kind, text, seq_len=8)
+    rows = task.train(3)._getitems(range(40))
+    same, other = again.train(3)._getitems(range(40)), again.train(4)._getitems(range(40))
+    for name in rows[0]:
+        assert all((a[name] == b[name]).all() for a, b in zip(rows, same, strict=True))
+    assert any((a["tokens"] != b["tokens"]).any() for a, b in zip(rows, other, strict=True))
+    first, second = (next(t.eval("val", 2)) for t in (task, again))
+    assert all((first[name] == second[name]).all() for name in first)
+    assert task.info.digest == again.info.digest
+    assert task.info.digest != make(kind, text, **{"seq_len": 8, **fields}).info.digest
+
+
+@pytest.mark.parametrize(
+    "kind, fields, message",
+    [
+        (MaskedTextTask, {"mask_rate": 0.0}, "data.mask_rate=0.0 must be above 0"),
+        (SpanTextTask, {"noise_density": 1.0}, "data.noise_density=1.0 must be between"),
+        (SpanTextTask, {"mean_span": 0.5}, "data.mean_span=0.5 must be at least 1"),
+        (SpanTextTask, {"seq_len": 0}, "data.seq_len=0 and the model has no max_len"),
+        (SpanTextTask, {"seq_len": 2}, "data.seq_len=2 is too short"),
+        (SpanTextTask, {"seq_len": 4000}, "makes .* gaps: at most 100, the number of sentinels"),
+        (SpanTextTask, {"seq_len": 200}, "too short for one window of data.seq_len=200"),
+    ],
+)
+def test_what_is_refused(text, kind, fields, message):
+    with pytest.raises(ValueError, match=message):
+        make(kind, text, **{"seq_len": 8, **fields})

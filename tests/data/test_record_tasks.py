@@ -1,0 +1,267 @@
+"""Pairs, labels and tags: literal batches, splits, what is cut or dropped, refusals."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from jaxlm.data.tasks.labelled import LabelledTask
+from jaxlm.data.tasks.pairs import PairsTask
+from jaxlm.data.tasks.tagged import TaggedTask
+
+EOS, PAD, CLS, SEP = 256, 257, 258, 259  # of bytes with BERT's special tokens
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXLM_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def to_file(name, rows):
+        lines = rows
+        if name.endswith(".jsonl"):
+            lines = [json.dumps(row) for row in rows]
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return str(tmp_path / name)
+
+    return to_file
+
+
+def make(kind, path, **fields):
+    return kind(kind.Config(path=path, **fields))
+
+
+def pairs(write, **fields):
+    lines = ["ab\txyz", "c\tw", "abcdef\tu", "", *["d\tv"] * 6, "last\tone"]
+    return make(PairsTask, write("a.tsv", lines), **{"source_len": 5, "target_len": 4, **fields})
+
+
+def test_pairs_literally(write, caplog):
+    with caplog.at_level(logging.INFO, "jaxlm"):
+        task = pairs(write)
+    batch = next(task.eval("train", 3))
+    assert batch["source"].tolist() == [
+        [97, 98, EOS, 0, 0],
+        [99, EOS, 0, 0, 0],
+        [97, 98, 99, 100, EOS],  # cut
+    ]
+    assert batch["source_segment_ids"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 0, 0, 0], [1] * 5]
+    assert batch["targets"].tolist() == [[120, 121, 122, EOS], [119, EOS, 0, 0], [117, EOS, 0, 0]]
+    assert batch["tokens"].tolist() == [[0, 120, 121, 122], [0, 119, 0, 0], [0, 117, 0, 0]]
+    assert batch["weights"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0]]
+    assert "1 of 10 lines are longer than data.source_len=5 and are cut" in caplog.text
+    assert "7 tokens" in caplog.text and "target_len" not in caplog.text
+    # nine lines and the last tenth; tokens as they are after the cut
+    train, val = task.info.splits["train"], task.info.splits["val"]
+    assert (train.num_examples, val.num_examples) == (9, 1)
+    assert (train.num_tokens, train.num_bytes) == (3 + 2 + 5 + 12 + 4 + 2 + 2 + 12, 5 + 2 + 7 + 12)
+    assert task.example("val", 0) == (task.config.path, "last\tone")
+    assert task.show(batch, 1, batch["targets"]).splitlines() == [
+        "example 0: 4 tokens, 4 scored",
+        "  source    'ab<eos>'",
+        "  target    'xyz<eos>'",
+        "  predicted 'xyz<eos>'",
+    ]
+
+
+def test_pairs_of_a_jsonl_file(write):
+    rows = [{"de": "ja", "en": "yes"}, {"de": "nein", "en": "no"}]
+    task = make(
+        PairsTask, write("a.jsonl", rows), source_field="de", target_field="en", val_fraction=0.5
+    )
+    assert task.example("train", 0)[1] == "ja\tyes" and task.example("val", 0)[1] == "nein\tno"
+    assert make(PairsTask, task.config.path, source_field="en", target_field="de", tokenizer="chars",
+                val_fraction=0.5).example("val", 0)[1] == "no\tnein"  # fmt: skip
+
+
+def labelled(write, **fields):
+    rows = [(f"text {n}", label) for n, label in enumerate("baab" * 4 + "cba")]
+    path = write("a.jsonl", [{"text": text, "label": label} for text, label in rows])
+    return make(LabelledTask, path, **{"seq_len": 8, "min_count": 2, **fields})
+
+
+def test_labelled_literally(write, caplog):
+    with caplog.at_level(logging.INFO, "jaxlm"):
+        task = labelled(write)
+    assert (
+        "1 labels with fewer than data.min_count=2 lines are dropped, with 1 lines: c"
+        in caplog.text
+    )
+    assert "8 of 18 lines are longer than data.seq_len=8 and are cut" in caplog.text  # from 10 on
+    assert task.info.labels == ("a", "b") and task.info.vocab_size == 261
+    assert (len(task.splits["train"].rows), len(task.splits["val"].rows)) == (16, 2)
+    batch = next(task.eval("train", 2))
+    assert batch["tokens"].tolist() == [
+        [CLS, *b"text 0", SEP],
+        [CLS, *b"text 1", SEP],
+    ]
+    assert batch["targets"].tolist() == [[1], [0]] and batch["weights"].tolist() == [[1], [1]]
+    assert task.show(batch, 1, np.array([[0], [0]])).splitlines() == [
+        "example 0: 8 tokens, 1 scored",
+        "  text     '[CLS]text 0[SEP]'",
+        "  label    b",
+        "  predicted a",
+    ]
+
+
+def test_labelled_pairs_and_cuts(write):
+    lines = ["abc\tdefgh\t1", "a\tdefgh\t10", "abcdefgh\td\t2", "a\tb\t1"]
+    task = make(
+        LabelledTask, write("a.tsv", lines), pair_field="second", seq_len=8, val_fraction=0.25
+    )
+    assert task.info.labels == ("1", "2", "10")  # by value
+    (batch,) = task.eval("train", 3)
+    assert batch["tokens"].tolist() == [
+        [CLS, *b"abc", SEP, *b"de", SEP],  # five places for both: the longer one is cut first
+        [CLS, *b"a", SEP, *b"defg", SEP],
+        [CLS, *b"abcd", SEP, *b"d", SEP],
+    ]
+    assert batch["token_types"].tolist() == [
+        [0, 0, 0, 0, 0, 1, 1, 1],
+        [0, 0, 0, 1, 1, 1, 1, 1],
+        [0, 0, 0, 0, 0, 0, 1, 1],
+    ]
+    (batch,) = task.eval("val", 2)
+    assert batch["tokens"].tolist()[0] == [CLS, *b"a", SEP, *b"b", SEP, PAD, PAD, PAD]
+    assert batch["segment_ids"].tolist() == [[1] * 5 + [0] * 3, [0] * 8]
+    assert batch["token_types"][0].tolist() == [0, 0, 0, 1, 1, 0, 0, 0]
+    assert batch["weights"].tolist() == [[1], [0]] and batch["id"].tolist() == [0, -1]
+
+
+def test_labelled_files_for_every_split(write):
+    paths = {
+        "path": write("train.tsv", ["one\t1", "two\t0", "three\t1"]),
+        "val_path": write("dev.tsv", ["four\t0"]),
+        "test_path": write("test.tsv", ["five\t1", "six\t0"]),
+    }
+    task = LabelledTask(LabelledTask.Config(seq_len=16, **paths))
+    sizes = {name: split.num_examples for name, split in task.info.splits.items()}
+    assert sizes == {"train": 3, "val": 1, "test": 2}
+    assert task.example("test", 1) == (paths["test_path"], "six")
+    (batch,) = task.eval("test", 2)  # labels are numbered by training, whatever a file's order
+    assert batch["targets"].tolist() == [[1], [0]]
+
+
+def tagged(write, **fields):
+    rows = [
+        {"tokens": ["Ann", "in", "NY"], "tags": ["PER", "O", "LOC"]},
+        {"tokens": ["a", "b"], "tags": ["O", "O"]},
+    ]
+    return make(
+        TaggedTask, write("a.jsonl", rows), **{"seq_len": 12, "val_fraction": 0.5, **fields}
+    )
+
+
+def test_tagged_literally(write):
+    task = tagged(write)
+    assert task.info.labels == ("LOC", "O", "PER")
+    batch = next(task.eval("train", 1))
+    assert batch["tokens"].tolist() == [[CLS, *b"Ann in NY", SEP, PAD]]
+    #                                      A        i        N     (the space is a piece of its own)
+    assert batch["weights"].tolist() == [[0, 1, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0]]
+    assert batch["targets"].tolist() == [[0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]]
+    assert batch["segment_ids"].tolist() == [[1] * 11 + [0]]
+    predictions = np.ones((1, 12), np.int32)
+    assert task.show(batch, 1, predictions).splitlines() == [
+        "example 0: 11 tokens, 3 scored",
+        "  text     '[CLS]Ann in NY[SEP]'",
+        "  tags     'Ann' PER (predicted O)  'in' O  'NY' LOC (predicted O)",
+    ]
+    cut = next(tagged(write, seq_len=6).eval("train", 1))
+    assert cut["tokens"].tolist() == [[CLS, *b"Ann ", SEP]] and cut["weights"].sum() == 1
+
+
+def test_tags_stand_on_the_first_piece_of_a_bpe_word(write):
+    task = tagged(write, tokenizer="gpt2")
+    batch = next(task.eval("train", 1))
+    pieces = [task.tokenizer.decode([i]) for i in batch["tokens"][0]]
+    assert pieces[:6] == ["[CLS]", "Ann", " in", " NY", "[SEP]", "[PAD]"]
+    assert np.flatnonzero(batch["weights"][0]).tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("maker", [pairs, labelled, tagged])
+def test_orders_epochs_and_digests(write, maker):
+    task, again = maker(write), maker(write)
+    size = task.info.splits["train"].num_examples
+    rows = [str(row) for row in task.train(0)._getitems(range(3 * size))]
+    assert rows == [str(row) for row in again.train(0)._getitems(range(3 * size))]
+    everything = sorted(rows[:size])
+    for epoch in (1, 2):
+        assert sorted(rows[epoch * size : (epoch + 1) * size]) == everything
+    if size > 8:
+        assert rows != [str(row) for row in task.train(1)._getitems(range(3 * size))]
+        assert rows[:size] != rows[size : 2 * size]
+    ids = [i for batch in task.eval("train", 4) for i in batch["id"].tolist()]
+    assert ids == [*range(size), *[-1] * (-size % 4)]
+    assert task.info.digest == again.info.digest
+    changed = {"target_len": 3} if maker is pairs else {"seq_len": 9}
+    assert maker(write, **changed).info.digest != task.info.digest
+    with pytest.raises(ValueError, match='no split "dev"; accepted: train, val'):
+        task.eval("dev", 1)
+    with pytest.raises(ValueError, match='split "val" has no example 99'):
+        task.example("val", 99)
+
+
+def test_tokenised_once(write, monkeypatch):
+    from jaxlm.data import tokenizers
+
+    pairs(write)
+    monkeypatch.setattr(tokenizers.BytesTokenizer, "encode_batch", None)  # can't be called
+    pairs(write, source_len=9)  # cut when it is read: not part of the cache's key
+    with pytest.raises(TypeError):
+        pairs(write, tokenizer="bytes", val_fraction=0.5, source_field="other")
+
+
+@pytest.mark.parametrize(
+    "kind, name, rows, fields, message",
+    [
+        (PairsTask, "a.tsv", ["a\tb", "a"], {}, "a.tsv line 2 has 1 columns: expected source TAB"),
+        (PairsTask, "a.jsonl", [{"source": "a"}], {}, "line 1 has no field 'target' .*data.target_f"),
+        (PairsTask, "a.tsv", [], {}, "data.path=.*a.tsv is empty: no line in it"),
+        (PairsTask, "a.txt", ["a"], {}, r"a.txt is txt: expected \*.jsonl or \*.tsv"),
+        (PairsTask, "a.tsv", ["a\tb"], {}, "no line is left for split 'train'"),
+        (PairsTask, "a.tsv", ["a\tb"], {"source_len": 1}, "data.source_len=1 must be at least 2"),
+        (LabelledTask, "a.tsv", ["a\t1", "b\t1"], {}, "fewer than two labels .* lines: 1"),
+        (LabelledTask, "a.tsv", ["a\t1", "b\t"], {}, "line 2 has no label: its last column is ''"),
+        (LabelledTask, "a.jsonl", [{"text": "a", "label": None}], {}, "has no label: field 'label'"),
+        (LabelledTask, "a.jsonl", [{"text": "a"}], {}, "no field 'label' .*set data.label_field"),
+        (LabelledTask, "a.jsonl", [{"text": 3, "label": 1}], {}, "is int, not text; set data.text_"),
+        (LabelledTask, "a.tsv", ["a\t1", "b\t2", "c\t3"], {"val_fraction": 0.3},
+         "the val lines have labels that no training line has: 3"),
+        (LabelledTask, "a.tsv", ["a\t1"], {"min_count": 0}, "data.min_count=0 must be at least 1"),
+        (LabelledTask, "a.tsv", ["a\t1"], {"seq_len": 3}, "data.seq_len=3 must be at least 4"),
+        (LabelledTask, "a.tsv", ["a\t1"], {"seq_len": 0}, "data.seq_len=0 and the model has no max"),
+        (LabelledTask, "a.tsv", ["a\t1", "b\t2"], {"test_path": "none.tsv"},
+         "data.test_path=none.tsv: no such file"),
+        (TaggedTask, "a.jsonl", [{"tokens": ["a", "b"], "tags": ["O"]}], {}, "2 words and 1 tags"),
+        (TaggedTask, "a.jsonl", [{"tokens": "a", "tags": ["O"]}], {}, "'tokens' is no list of texts"),
+        (TaggedTask, "a.jsonl", [{"tags": ["O"]}], {}, "no field 'tokens' .*set data.tokens_field"),
+        (TaggedTask, "a.tsv", ["a\tO"], {}, "line 1: words with tags are read from"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(write, kind, name, rows, fields, message):
+    length = {} if kind is PairsTask or "seq_len" in fields else {"seq_len": 8}
+    with pytest.raises(ValueError, match=message):
+        make(kind, write(name, rows), **fields, **length)
+
+
+def test_an_empty_path_is_refused():
+    with pytest.raises(ValueError, match="data.path is empty"):
+        LabelledTask.Config()
+    with pytest.raises(ValueError, match='"bundled:pakages" is not bundled'):
+        make(LabelledTask, "bundled:pakages", seq_len=8)
+
+
+def test_bundled_sets_have_the_known_sizes():
+    packages = make(
+        LabelledTask, "bundled:packages", text_field="synopsis+description",
+        label_field="section", min_count=50, seq_len=32,
+    )  # fmt: skip
+    assert len(packages.info.labels) == 29
+    assert packages.example("train", 0)[1].startswith("peak identification for mass spectrometry")
+    entities = TaggedTask(TaggedTask.Config(seq_len=64))
+    assert sum(split.num_examples for split in entities.info.splits.values()) == 898
+    assert {"O", "B-PER", "I-ORG", "B-LOC"} < set(entities.info.labels)
