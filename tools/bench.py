@@ -87,7 +87,7 @@ def bench(cfg, options) -> dict:
         "temporary_bytes": getattr(memory, "temp_size_in_bytes", None),
         "device_peak_bytes": stats.get("peak_bytes_in_use"),
         "process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "attention": plan.attention(parts.model),
+        "attention": plan.attention(parts.model, shapes),
         "loss": float(metrics["loss"]),
         "versions": {
             "python": sys.version.split()[0],

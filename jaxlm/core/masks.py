@@ -21,3 +21,8 @@ def sliding_window(query_pos_BT: Array, key_pos_BS: Array, window: int) -> Array
 def segments(query_seg_BT: Array, key_seg_BS: Array) -> Array:
     """A query sees keys of its own document only."""
     return query_seg_BT[:, None, :, None] == key_seg_BS[:, None, None, :]
+
+
+def prefix(key_pos_BS: Array, prefix_B: Array) -> Array:
+    """Every query sees a row's first `prefix` positions (prefix LM: Raffel et al. 2020, T5, figure 4)."""
+    return key_pos_BS[:, None, None, :] < prefix_B[:, None, None, None]

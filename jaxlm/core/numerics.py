@@ -16,6 +16,7 @@ class TokenStats(NamedTuple):
     nll: Array  # -log p(target), nats
     log_z: Array  # log of the softmax's denominator
     uniform_nll: Array  # mean over the vocabulary of -log p, for label smoothing
+    correct: Array  # 1 where the target is the argmax (of equal logits the first), else 0
 
 
 def soft_cap(logits: Array, cap: float) -> Array:
@@ -29,8 +30,11 @@ def token_stats(logits: Array, targets: Array) -> TokenStats:
     log_z = jax.nn.logsumexp(logits, axis=-1)
     # A masked sum, not a gather: its gradient is no scatter.
     ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
-    picked = jnp.sum(jnp.where(ids == targets[..., None], logits, 0.0), axis=-1)
-    return TokenStats(log_z - picked, log_z, log_z - jnp.mean(logits, axis=-1))
+    targets = targets[..., None]
+    picked = jnp.sum(jnp.where(ids == targets, logits, 0.0), axis=-1)
+    beaten = jnp.where(ids < targets, logits < picked[..., None], logits <= picked[..., None])
+    correct = jnp.all(beaten, axis=-1).astype(jnp.float32)
+    return TokenStats(log_z - picked, log_z, log_z - jnp.mean(logits, axis=-1), correct)
 
 
 def chunked_token_stats(hidden_ND: Array, project, targets_N: Array, chunk: int) -> TokenStats:

@@ -23,11 +23,16 @@ class NeuralOutput:
     vocab_size: int = flax.struct.field(pytree_node=False)  # the true V
     soft_cap: float = flax.struct.field(pytree_node=False, default=0.0)
     chunk: int = flax.struct.field(pytree_node=False, default=0)  # rows; 0 chooses by size
+    bias_V: Array | None = None  # added to the logits: masked-LM heads, classifiers
 
     def _project(self, hidden: Array) -> Array:
         head = self.head_DV.astype(hidden.dtype)
         logits = jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
-        return numerics.soft_cap(logits[..., : self.vocab_size], self.soft_cap)
+        logits = logits[..., : self.vocab_size]
+        if self.bias_V is not None:
+            bias = self.bias_V[: self.vocab_size].astype(jnp.float32)
+            logits = logits + jnp.broadcast_to(bias, logits.shape)
+        return numerics.soft_cap(logits, self.soft_cap)
 
     def logits(self, positions: Array | None = None) -> Array:
         """Float32 logits [B, T, V]; for positions int32 [B], those positions only, [B, V]."""
@@ -37,8 +42,17 @@ class NeuralOutput:
         return self._project(picked)
 
     def token_stats(self, targets_BT: Array) -> numerics.TokenStats:
-        """nll, log-normaliser and uniform nll of each target, nats, float32 [B, T]."""
+        """The figures of `numerics.TokenStats` for each target, float32 [B, T].
+
+        Raises:
+          ValueError: the targets are not one for each place that the model scores.
+        """
         batch, length, width = self.hidden.shape
+        if targets_BT.shape != (batch, length):
+            raise ValueError(
+                f"targets are {targets_BT.shape}, and the model scores {(batch, length)}: data.kind does not fit the "
+                "model's head (a class of a sequence is one target a row, a token's is one a token)"
+            )
         rows = batch * length
         chunk = self.chunk
         if not chunk:

@@ -106,6 +106,12 @@ class Tokenizer(Protocol):
     def token_bytes(self) -> np.ndarray:
         """UTF-8 bytes that each id stands for, int32 [V]; special tokens count 0."""
 
+    def special_ids(self) -> dict[str, int]:
+        """Name -> id of the tokens that no text is encoded to, <unk> included."""
+
+    def pieces(self) -> list[str]:
+        """What each id reads as, with the space before a word; special tokens read as nothing."""
+
     def save(self, directory: Any) -> None:
         """Write what `tokenizers.load(directory)` needs to give it back."""
 
@@ -144,8 +150,12 @@ class Task(Protocol):
         Each batch also has `id`, int64 [B], -1 in filling rows.
         """
 
-    def show(self, batch: Batch, num_examples: int) -> str:
-        """A batch as a person reads it: token pieces, targets, what is masked."""
+    def show(self, batch: Batch, num_examples: int, predictions: Any = None) -> str:
+        """A batch as a person reads it: token pieces, targets, what is masked.
+
+        `predictions`, int [B, T] like the targets, are what a model answers at each of them; given for models that
+        can't write on (without `extend`).
+        """
 
 
 class Step(NamedTuple):

@@ -21,7 +21,7 @@ class Linear(nn.Module):
     """y = x W (+ b): float32 parameters, products in `dtype`. W is [in, out], always two-dimensional."""
 
     features: int
-    axes: tuple[str, str]
+    axes: tuple[str, str | None]
     kernel_init: Initializer
     bias: bool = False
     dtype: str = "float32"
@@ -37,6 +37,19 @@ class Linear(nn.Module):
             bias = self.param("bias", named(nn.initializers.zeros, self.axes[1]), (self.features,))
             y = y + as_row(bias.astype(dtype), y)
         return y
+
+
+class Head(nn.Module):
+    """An output projection of its own, [D, V], not applied: `NeuralOutput` does that."""
+
+    rows: int
+    width: int
+    kernel_init: Initializer
+
+    @nn.compact
+    def __call__(self) -> Array:
+        init = named(self.kernel_init, "embed", "vocab")
+        return self.param("kernel", init, (self.width, self.rows))
 
 
 def as_row(vector: Array, like: Array) -> Array:

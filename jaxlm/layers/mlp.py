@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,11 +11,23 @@ import jax.numpy as jnp
 from jaxlm.core.types import Array
 from jaxlm.layers.linear import Initializer, Linear
 
-MLPS = ("gelu", "gelu_exact", "swiglu", "relu2")
+ACTIVATIONS = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu_exact": functools.partial(jax.nn.gelu, approximate=False),
+    "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "swiglu": jax.nn.silu,
+    "geglu": functools.partial(jax.nn.gelu, approximate=True),
+}
+GATED = ("swiglu", "geglu")
 
 
 class MLP(nn.Module):
-    """W_out act(W_in x): GELU with tanh as in GPT-2, SwiGLU (Shazeer 2020, arXiv:2002.05202), ReLU² (arXiv:2109.08668)."""
+    """W_out act(W_in x), or gated W_out (act(W_gate x) * W_in x).
+
+    gelu with tanh as in GPT-2, gelu_exact as in BERT, relu as in T5, relu2: ReLU² (So et al. 2021,
+    arXiv:2109.08668); gated: swiglu, geglu (with tanh, as in T5 1.1; Shazeer 2020, arXiv:2002.05202).
+    """
 
     kind: str
     d_ff: int
@@ -29,17 +43,12 @@ class MLP(nn.Module):
                 self.d_ff, ("embed", "mlp"), self.kernel_init, self.bias, self.dtype, name=name
             )
 
+        activation = ACTIVATIONS[self.kind]
         hidden = inward("in")(x)
-        if self.kind == "gelu":
-            hidden = jax.nn.gelu(hidden, approximate=True)
-        elif self.kind == "gelu_exact":
-            hidden = jax.nn.gelu(hidden, approximate=False)
-        elif self.kind == "swiglu":
-            hidden = jax.nn.silu(inward("gate")(x)) * hidden
-        elif self.kind == "relu2":
-            hidden = jnp.square(jax.nn.relu(hidden))
+        if self.kind in GATED:
+            hidden = activation(inward("gate")(x)) * hidden
         else:
-            raise ValueError(f"model.mlp={self.kind!r}: accepted are {', '.join(MLPS)}")
+            hidden = activation(hidden)
         return Linear(
             x.shape[-1], ("mlp", "embed"), self.out_init, self.bias, self.dtype, name="out"
         )(hidden)

@@ -1,8 +1,9 @@
-"""A stack of pre-norm transformer blocks, scanned or unrolled, with a named ladder of rematerialisation."""
+"""A stack of transformer blocks, encoder or decoder, scanned or unrolled, with a named ladder of rematerialisation."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -11,42 +12,47 @@ import jax.numpy as jnp
 from jaxlm.core.types import Array
 from jaxlm.layers.attention import Attention, LayerCache, Sight
 from jaxlm.layers.attention_backends import BACKENDS, Spec
+from jaxlm.layers.embedding import Embedding
 from jaxlm.layers.linear import Initializer
-from jaxlm.layers.mlp import MLP, MLPS
+from jaxlm.layers.mlp import ACTIVATIONS, GATED, MLP
 from jaxlm.layers.norm import NORMS
-from jaxlm.layers.positions import POSITIONS
 
 REMATS = {
     "none": None,  # keep every activation
     "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,  # keep products with weights
     "block": jax.checkpoint_policies.nothing_saveable,  # keep the inputs of each block
 }
+INITS = ("gpt2", "normal", "zero_out", "fan_in")
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """The shape of a stack; a model's config adds its own fields."""
+    """The shape of a stack; a model's config adds its own fields, and makes fields of the class variables it offers."""
 
+    post_norm: ClassVar[bool] = False  # norm(x + f(x)), as BERT, instead of x + f(norm(x))
+    qkv_bias: ClassVar[bool | None] = None  # None: as `bias`
+    qk_norm: ClassVar[bool] = False
+    norm_gains: ClassVar[bool] = True
+
+    vocab_size: int = 0  # 0: the tokenizer's
+    vocab_multiple: int = 128  # tables are padded to it; padding never enters a loss or a sample
     num_layers: int = 12
     d_model: int = 768
     num_heads: int = 12
     num_kv_heads: int | None = None  # None: num_heads
     head_dim: int | None = None  # None: d_model / num_heads
-    d_ff: int | None = None  # None: 4 d_model, for swiglu 8/3 of it rounded up to 64
+    d_ff: int | None = None  # None: 4 d_model, for gated kinds 8/3 of it rounded up to 64
     max_len: int = 1024
-    positions: str = "learned"
-    rope_base: float = 10_000.0
     norm: str = "layernorm"
     norm_eps: float = 1e-5
-    norm_gains: bool = True  # off: rmsnorm without parameters
     mlp: str = "gelu"
     bias: bool = True
-    qk_norm: bool = False
-    attention_soft_cap: float = 0.0
-    window: int = 0  # attend to the last `window` positions; 0: all
     dropout: float = 0.0  # of embeddings and residual branches; never of attention probabilities
-    init: str = "gpt2"  # or "zero_out": see `initializers`
-    init_std: float = 0.02  # of embeddings, and of kernels under gpt2
+    init: str = "gpt2"  # or another of INITS: see `initializers`
+    init_std: float = 0.02  # of embeddings, and of kernels under gpt2 and normal
+    loss_chunk: int = (
+        0  # tokens whose logits exist at once; 0: all while they fit in 1 GiB, else 8192
+    )
     scan_layers: bool = False
     remat: str = "none"
     attention: str = "auto"
@@ -55,20 +61,16 @@ class TransformerConfig:
     )
 
     def __post_init__(self):
-        for name, accepted in (
-            ("positions", POSITIONS),
-            ("norm", tuple(NORMS)),
-            ("mlp", MLPS),
-            ("init", ("gpt2", "zero_out")),
-            ("remat", tuple(REMATS)),
-            ("attention", BACKENDS),
-            ("dtype", ("auto", "float32", "bfloat16")),
-        ):
-            if getattr(self, name) not in accepted:
-                raise ValueError(
-                    f"model.{name}={getattr(self, name)!r}: accepted are {', '.join(accepted)}"
-                )
+        self.check_choices(
+            norm=tuple(NORMS),
+            mlp=tuple(ACTIVATIONS),
+            init=INITS,
+            remat=tuple(REMATS),
+            attention=BACKENDS,
+            dtype=("auto", "float32", "bfloat16"),
+        )
         for name in (
+            "vocab_multiple",
             "num_layers",
             "d_model",
             "num_heads",
@@ -79,6 +81,10 @@ class TransformerConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)} must be at least 1")
+        if self.vocab_size < 0:
+            raise ValueError(
+                f"model.vocab_size={self.vocab_size} must be 0 (the tokenizer's) or more"
+            )
         if self.head_dim is None and self.d_model % self.num_heads:
             raise ValueError(
                 f"model.d_model={self.d_model} must be a multiple of model.num_heads={self.num_heads}"
@@ -87,16 +93,20 @@ class TransformerConfig:
             raise ValueError(
                 f"model.num_heads={self.num_heads} must be a multiple of model.num_kv_heads={self.kv_heads}"
             )
-        if self.positions == "rotary" and self.head_width % 2:
-            raise ValueError(
-                f'model.positions="rotary" needs an even head width, not {self.head_width}'
-            )
-        if self.norm == "layernorm" and not self.norm_gains:
-            raise ValueError('model.norm_gains=False needs model.norm="rmsnorm"')
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout={self.dropout} must be in [0, 1)")
-        if self.window < 0:
-            raise ValueError(f"model.window={self.window} must be 0 (no limit) or more")
+
+    def check_choices(self, **accepted: tuple[str, ...]) -> None:
+        """Raise if a field has none of its accepted values."""
+        for name, values in accepted.items():
+            if getattr(self, name) not in values:
+                raise ValueError(
+                    f"model.{name}={getattr(self, name)!r}: accepted are {', '.join(values)}"
+                )
+
+    @property
+    def vocab_rows(self) -> int:
+        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
     @property
     def kv_heads(self) -> int:
@@ -110,12 +120,7 @@ class TransformerConfig:
     def ff_width(self) -> int:
         if self.d_ff is not None:
             return self.d_ff
-        return -(-8 * self.d_model // (3 * 64)) * 64 if self.mlp == "swiglu" else 4 * self.d_model
-
-    @property
-    def spec(self) -> Spec:
-        """What this stack asks of attention."""
-        return Spec(True, self.window, self.attention_soft_cap, alibi=self.positions == "alibi")
+        return -(-8 * self.d_model // (3 * 64)) * 64 if self.mlp in GATED else 4 * self.d_model
 
     @property
     def compute_dtype(self) -> str:
@@ -124,70 +129,135 @@ class TransformerConfig:
             return self.dtype
         return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
-    def initializers(self) -> tuple[Initializer, Initializer]:
-        """Of kernels, and of those that write to the residual stream.
+    def initializers(self) -> tuple[Initializer, Initializer, Initializer]:
+        """Of kernels, of query projections, and of kernels that write to the residual stream.
 
-        gpt2: normal(init_std), divided by sqrt(2 N) for the second (Radford et al. 2019, section 2.3).
-        zero_out: uniform with variance 1 / fan-in, and zeros, so that every block starts as the
+        gpt2: normal(init_std), divided by sqrt(2 N) for the last (Radford et al. 2019, section 2.3).
+        normal: normal(init_std) for all (BERT's code).
+        zero_out: uniform with variance 1 / fan-in, and zeros for the last, so that every block starts as the
         identity (Zhang et al. 2019, Fixup, arXiv:1901.09321, section 3).
+        fan_in: normal with variance 1 / fan-in; queries divided by sqrt(head width), since T5 does not scale
+        its scores (T5's code).
         """
         if self.init == "zero_out":
             uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
-            return uniform, nn.initializers.zeros
-        scaled = self.init_std * (2 * self.num_layers) ** -0.5
-        return nn.initializers.normal(self.init_std), nn.initializers.normal(scaled)
+            return uniform, uniform, nn.initializers.zeros
+        if self.init == "fan_in":
+            kernel = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+            query = nn.initializers.variance_scaling(1.0 / self.head_width, "fan_in", "normal")
+            return kernel, query, kernel
+        kernel = nn.initializers.normal(self.init_std)
+        if self.init == "normal":
+            return kernel, kernel, kernel
+        return kernel, kernel, nn.initializers.normal(self.init_std * (2 * self.num_layers) ** -0.5)
+
+    def activation_bytes(self, num_tokens: int) -> float:
+        """About what the backward pass through stack and logits keeps; fitted to GPT-2 small on a CPU."""
+        size = jnp.dtype(self.compute_dtype).itemsize
+        kept = {
+            "none": 30 * self.d_model + 6 * self.ff_width,
+            "dots": 8 * self.d_model + self.ff_width,
+        }
+        layer = kept.get(self.remat, self.d_model)
+        logits = 3 * 4 * min(num_tokens * self.vocab_rows, 2**28)
+        return size * num_tokens * layer * self.num_layers + logits
 
     def make_norm(self, name: str) -> nn.Module:
         if self.norm == "layernorm":
             return NORMS[self.norm](self.norm_eps, bias=self.bias, name=name)
         return NORMS[self.norm](self.norm_eps, self.norm_gains, name=name)
 
+    def make_attention(self, name: str, spec: Spec) -> nn.Module:
+        kernel_init, query_init, out_init = self.initializers()
+        return Attention(
+            num_heads=self.num_heads,
+            num_kv_heads=self.kv_heads,
+            head_dim=self.head_width,
+            spec=spec,
+            kernel_init=kernel_init,
+            query_init=query_init,
+            out_init=out_init,
+            backend=self.attention,
+            qk_norm=self.qk_norm,
+            norm_eps=self.norm_eps,
+            norm_gains=self.norm_gains,
+            qkv_bias=self.bias if self.qkv_bias is None else self.qkv_bias,
+            bias=self.bias,
+            dtype=self.compute_dtype,
+            name=name,
+        )
+
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): the pre-norm block of GPT-2 and Llama."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), as GPT-2 and Llama; a decoder's block reads its source between.
+
+    With `config.post_norm` each step is norm(x + f(x)), as BERT.
+    """
 
     config: TransformerConfig
+    spec: Spec
+    cross: bool = False
     train: bool = False
 
     @nn.compact
     def __call__(self, x: Array, sight: Sight, cache: LayerCache | None):
-        cfg, dtype = self.config, self.config.compute_dtype
-        init, out_init = cfg.initializers()
+        cfg = self.config
         drop = nn.Dropout(cfg.dropout, deterministic=not self.train)
-        attention = Attention(
-            num_heads=cfg.num_heads,
-            num_kv_heads=cfg.kv_heads,
-            head_dim=cfg.head_width,
-            spec=cfg.spec,
-            kernel_init=init,
-            out_init=out_init,
-            backend=cfg.attention,
-            qk_norm=cfg.qk_norm,
-            norm_eps=cfg.norm_eps,
-            norm_gains=cfg.norm_gains,
-            bias=cfg.bias,
-            dtype=dtype,
-            name="attention",
+
+        def before(norm: nn.Module, x: Array) -> Array:
+            return x if cfg.post_norm else norm(x)
+
+        def after(norm: nn.Module, x: Array, branch: Array) -> Array:
+            x = x + drop(branch)
+            x = norm(x) if cfg.post_norm else x
+            return nn.with_logical_constraint(x, ("batch", "length", None))
+
+        norm = cfg.make_norm("attention_norm")
+        attention = cfg.make_attention("attention", self.spec)
+        mixed, own = attention(before(norm, x), sight, cache)
+        x = after(norm, x, mixed)
+        if self.cross:
+            norm = cfg.make_norm("cross_norm")
+            soft_cap, scale = self.spec.soft_cap, self.spec.scale
+            spec = Spec(causal=False, soft_cap=soft_cap, cross=True, scale=scale)
+            read, source = cfg.make_attention("cross", spec)(
+                before(norm, x), sight, None if cache is None else cache.cross
+            )
+            x = after(norm, x, read)
+            own = None if own is None else own.replace(cross=source)
+        norm = cfg.make_norm("mlp_norm")
+        kernel_init, _, out_init = cfg.initializers()
+        mlp = MLP(
+            cfg.mlp, cfg.ff_width, kernel_init, out_init, cfg.bias, cfg.compute_dtype, name="mlp"
         )
-        mlp = MLP(cfg.mlp, cfg.ff_width, init, out_init, cfg.bias, dtype, name="mlp")
-        mixed, cache = attention(cfg.make_norm("attention_norm")(x), sight, cache)
-        x = nn.with_logical_constraint(x + drop(mixed), ("batch", "length", None))
-        x = x + drop(mlp(cfg.make_norm("mlp_norm")(x)))
-        return nn.with_logical_constraint(x, ("batch", "length", None)), cache
+        return after(norm, x, mlp(before(norm, x))), own
 
 
 class Stack(nn.Module):
-    """`num_layers` blocks. `caches` is one LayerCache with a leading layer axis, or None."""
+    """`num_layers` blocks that see as `spec` says. `caches` is one LayerCache with a leading layer axis, or None.
+
+    With `spec.relative` the stack owns the table of position biases that all its layers share.
+    """
 
     config: TransformerConfig
+    spec: Spec
+    cross: bool = False
     train: bool = False
 
     @nn.compact
     def __call__(self, x: Array, sight: Sight, caches: LayerCache | None = None):
         cfg = self.config
+        if self.spec.relative is not None:
+            init = nn.initializers.normal(cfg.d_model**-0.5)
+            axes = (None, "heads")
+            table = Embedding(
+                self.spec.relative[0], cfg.num_heads, init, axes, name="relative_bias"
+            )
+            sight = sight.replace(bias_RH=table.embedding)
         block = Block
         if cfg.remat != "none" and self.train:
             block = nn.remat(Block, policy=REMATS[cfg.remat], prevent_cse=not cfg.scan_layers)
+        fixed = (cfg, self.spec, self.cross, self.train)
         if cfg.scan_layers:
             stack = nn.scan(
                 block,
@@ -197,11 +267,11 @@ class Stack(nn.Module):
                 length=cfg.num_layers,
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )
-            return stack(cfg, self.train, name="blocks")(x, sight, caches)
+            return stack(*fixed, name="blocks")(x, sight, caches)
         new_caches = []
         for layer in range(cfg.num_layers):
             cache = jax.tree.map(lambda leaf, layer=layer: leaf[layer], caches)
-            x, cache = block(cfg, self.train, name=f"block_{layer}")(x, sight, cache)
+            x, cache = block(*fixed, name=f"block_{layer}")(x, sight, cache)
             new_caches.append(cache)
         if caches is None:
             return x, None

@@ -2,4 +2,6 @@
 
 MODELS = {
     "gpt": "jaxlm.models.gpt:GPT",
+    "bert": "jaxlm.models.bert:BERT",
+    "t5": "jaxlm.models.t5:T5",
 }

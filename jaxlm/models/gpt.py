@@ -1,4 +1,5 @@
-"""Decoder-only transformers: GPT-2 (Radford et al. 2019) and Llama (arXiv:2302.13971) shapes from one config.
+"""Decoder-only transformers from one config: GPT-2 (Radford et al. 2019), Llama 2 and 3 (arXiv:2307.09288, 2407.21783),
+Mistral (arXiv:2310.06825), Qwen 2 and 3 (arXiv:2407.10671, 2505.09388), SmolLM2 (arXiv:2502.02737).
 
 Not for losses (objectives/) or search (decode/).
 """
@@ -6,6 +7,8 @@ Not for losses (objectives/) or search (decode/).
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterable
 from typing import ClassVar
 
 import flax.linen as nn
@@ -18,36 +21,90 @@ from jaxlm.core.types import Array, PyTree
 from jaxlm.layers import attention_backends
 from jaxlm.layers import positions as places
 from jaxlm.layers.attention import LayerCache, Sight, empty_cache
+from jaxlm.layers.attention_backends import Spec
 from jaxlm.layers.embedding import Embedding
-from jaxlm.layers.linear import Initializer, named
+from jaxlm.layers.linear import Head
+from jaxlm.layers.positions import POSITIONS, ROPE_SCALINGS, RopeScaling
 from jaxlm.layers.transformer import Stack, TransformerConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class GPTConfig(TransformerConfig):
-    """GPT-2 by default; Llama: positions="rotary", norm="rmsnorm", mlp="swiglu", bias=False."""
+    """GPT-2 by default. Llama: positions="rotary", norm="rmsnorm", mlp="swiglu", bias=False, tie_embeddings=False.
 
-    vocab_size: int = 0  # 0: the tokenizer's
-    vocab_multiple: int = 128  # tables are padded to it; padding never enters a loss or a sample
+    Mistral is that with `window`, Qwen 2 with qkv_bias=True, Qwen 3 with qk_norm=True and a head_dim of its own.
+    """
+
+    positions: str = "learned"
+    rope_base: float = 10_000.0
+    rope_scaling: str = "none"  # linear, llama3, yarn: read beyond the length of training
+    rope_factor: float = 1.0  # how many times longer
+    rope_original_len: int = 0  # positions of training; llama3 and yarn need it
+    rope_low_freq: float = (
+        1.0  # rates with fewer turns over rope_original_len are divided by rope_factor
+    )
+    rope_high_freq: float | None = None  # rates with more are kept; None: llama3 4, yarn 32
+    rope_attention_factor: float | None = None  # None: under yarn 0.1 ln(rope_factor) + 1, else 1
+    window: int = 0  # attend to the last `window` positions, a token's own included; 0: all
+    qk_norm: bool = False
+    norm_gains: bool = True  # off: rmsnorm without parameters
+    qkv_bias: bool | None = None  # None: as bias
+    attention_soft_cap: float = 0.0
     tie_embeddings: bool = True
     embedding_norm: bool = False  # normalise embeddings before the first block, as BLOOM does
     logit_soft_cap: float = 0.0
-    loss_chunk: int = (
-        0  # tokens whose logits exist at once; 0: all while they fit in 1 GiB, else 8192
-    )
 
     def __post_init__(self):
         super().__post_init__()
-        if self.vocab_size < 0:
+        self.check_choices(positions=POSITIONS, rope_scaling=ROPE_SCALINGS)
+        if self.positions == "rotary" and self.head_width % 2:
             raise ValueError(
-                f"model.vocab_size={self.vocab_size} must be 0 (the tokenizer's) or more"
+                f'model.positions="rotary" needs an even head width, not {self.head_width}'
             )
-        if self.vocab_multiple < 1:
-            raise ValueError(f"model.vocab_multiple={self.vocab_multiple} must be at least 1")
+        if self.rope_scaling != "none":
+            self._check_rope_scaling()
+        if self.norm == "layernorm" and not self.norm_gains:
+            raise ValueError('model.norm_gains=False needs model.norm="rmsnorm"')
+        if self.window < 0:
+            raise ValueError(f"model.window={self.window} must be 0 (no limit) or more")
+
+    def _check_rope_scaling(self) -> None:
+        name = f'model.rope_scaling="{self.rope_scaling}"'
+        if self.positions != "rotary":
+            raise ValueError(f'{name} needs model.positions="rotary"')
+        if self.rope_factor <= 0:
+            raise ValueError(f"model.rope_factor={self.rope_factor} must be positive")
+        if self.rope_scaling != "linear" and self.rope_original_len < 1:
+            raise ValueError(f"{name} needs model.rope_original_len, the positions of training")
+        low, high = self.rope.low_freq, self.rope.high_freq
+        if self.rope_scaling != "linear" and not 0 < low < high:
+            raise ValueError(
+                f"{name} needs 0 < model.rope_low_freq={low} < model.rope_high_freq={high}"
+            )
 
     @property
-    def vocab_rows(self) -> int:
-        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
+    def rope(self) -> RopeScaling:
+        """The scaling of rotary rates, with what follows from its kind filled in."""
+        high, factor = self.rope_high_freq, self.rope_attention_factor
+        if high is None:
+            high = 32.0 if self.rope_scaling == "yarn" else 4.0
+        if factor is None:
+            longer = self.rope_scaling == "yarn" and self.rope_factor > 1
+            factor = 0.1 * math.log(self.rope_factor) + 1.0 if longer else 1.0
+        return RopeScaling(
+            self.rope_scaling,
+            self.rope_factor,
+            self.rope_low_freq,
+            high,
+            self.rope_original_len,
+            factor,
+        )
+
+    @property
+    def spec(self) -> Spec:
+        """What the stack asks of attention."""
+        alibi = self.positions == "alibi"
+        return Spec(window=self.window, soft_cap=self.attention_soft_cap, alibi=alibi)
 
 
 @flax.struct.dataclass
@@ -63,7 +120,8 @@ class GPT(nn.Module):
 
     Config = GPTConfig
     inputs: ClassVar[tuple[str, ...]] = ("tokens",)
-    optional_inputs: ClassVar[tuple[str, ...]] = ("segment_ids", "positions")
+    optional_inputs: ClassVar[tuple[str, ...]] = ("segment_ids", "positions", "prefix_lengths")
+    direction: ClassVar[str] = "causal"
     config: GPTConfig
 
     @nn.compact
@@ -72,6 +130,7 @@ class GPT(nn.Module):
         tokens: Array,
         segment_ids: Array | None = None,
         positions: Array | None = None,
+        prefix_lengths: Array | None = None,
         *,
         train: bool = False,
         caches: LayerCache | None = None,
@@ -80,14 +139,20 @@ class GPT(nn.Module):
 
         Args:
           tokens: int32 [B, T].
-          segment_ids: int32 [B, T]; a token sees its own segment only.
+          segment_ids: int32 [B, T]; a token sees its own segment only. 0 is filling.
           positions: int32 [B, T]; 0.. by default.
+          prefix_lengths: int32 [B]; every token of a row sees its first so many (prefix LM).
           train: dropout (stream "dropout") and rematerialisation on.
           caches: keys and values of earlier positions, from `extend`.
 
         Returns:
           The output; with caches, also the new ones.
+
+        Raises:
+          ValueError: segment_ids with caches: a cached row is one text.
         """
+        if caches is not None and segment_ids is not None:
+            raise ValueError("segment_ids with caches: a cached row is one text")
         cfg = self.config
         init = nn.initializers.normal(cfg.init_std)
         dtype = cfg.compute_dtype
@@ -102,13 +167,13 @@ class GPT(nn.Module):
                 positions
             )
         elif cfg.positions == "rotary":
-            rotary = places.rotary_table(positions, cfg.head_width, cfg.rope_base)
+            rotary = places.rotary_table(positions, cfg.head_width, cfg.rope_base, cfg.rope)
         if cfg.embedding_norm:
             x = cfg.make_norm("embedding_norm")(x)
         x = nn.Dropout(cfg.dropout, deterministic=not train)(x)
         x = nn.with_logical_constraint(x, ("batch", "length", None))
-        sight = Sight(positions, rotary, segment_ids)
-        x, new_caches = Stack(cfg, train, name="stack")(x, sight, caches)
+        sight = Sight(positions, rotary, segment_ids, prefix_lengths)
+        x, new_caches = Stack(cfg, cfg.spec, train=train, name="stack")(x, sight, caches)
         x = cfg.make_norm("final_norm")(x)
         if cfg.tie_embeddings:
             head = embed.embedding.T
@@ -128,13 +193,20 @@ class GPT(nn.Module):
         return Cache(layers, jnp.zeros((batch_size,), jnp.int32))
 
     def extend(
-        self, params: PyTree, cache: Cache, tokens_BT: Array, lengths_B: Array
+        self,
+        params: PyTree,
+        cache: Cache,
+        tokens_BT: Array,
+        lengths_B: Array,
+        prefix_lengths_B: Array | None = None,
     ) -> tuple[NeuralOutput, Cache]:
         """Score the next tokens of each row after what the cache holds.
 
         Args:
           tokens_BT: int32; row b's first lengths_B[b] count, the rest is filling.
           lengths_B: int32, how many tokens of each row are real.
+          prefix_lengths_B: int32, as `prefix_lengths`, and like lengths_B in an empty cache's first call;
+            of a prefix LM the prompt, and later calls do not need it.
 
         Returns:
           The output for tokens_BT, and the cache with lengths_B more positions. T more positions
@@ -142,16 +214,20 @@ class GPT(nn.Module):
         """
         places_BT = cache.lengths_B[:, None] + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None]
         output, layers = self.apply(
-            {"params": params}, tokens_BT, positions=places_BT, caches=cache.layers
+            {"params": params},
+            tokens_BT,
+            positions=places_BT,
+            prefix_lengths=prefix_lengths_B,
+            caches=cache.layers,
         )
         return output, Cache(layers, cache.lengths_B + lengths_B)
 
-    def attention_choice(self) -> tuple[str, str]:
-        """The attention backend that will run on this device, and why."""
-        cfg = self.config
-        return attention_backends.choose(
-            cfg.attention, cfg.spec, cfg.compute_dtype, cfg.head_width, cfg.max_len
-        )
+    def attention_choice(self, batch_keys: Iterable[str] = ()) -> tuple[str, str]:
+        """The attention backend that will run on this device for a batch with these entries, and why."""
+        cfg, keys = self.config, set(batch_keys)
+        packed, prefix = "segment_ids" in keys, "prefix_lengths" in keys
+        spec = dataclasses.replace(cfg.spec, segments=packed, prefix=prefix)
+        return attention_backends.choose(cfg.attention, spec, cfg.compute_dtype, cfg.head_width)
 
     def flops_per_token(self, params: PyTree, seq_len: int) -> float:
         """Training FLOPs a token: 6 N + 12 L H K T (PaLM, arXiv:2204.02311, appendix B).
@@ -167,23 +243,5 @@ class GPT(nn.Module):
         return 6.0 * (total - lookups) + attention
 
     def activation_bytes(self, num_tokens: int) -> float:
-        """About what one micro-batch needs for its backward pass, bytes; fitted to GPT-2 small on a CPU."""
-        cfg = self.config
-        size = jnp.dtype(cfg.compute_dtype).itemsize
-        kept = {"none": 30 * cfg.d_model + 6 * cfg.ff_width, "dots": 8 * cfg.d_model + cfg.ff_width}
-        layer = kept[cfg.remat] if cfg.remat in kept else cfg.d_model
-        logits = 3 * 4 * min(num_tokens * cfg.vocab_rows, 2**28)
-        return size * num_tokens * layer * cfg.num_layers + logits
-
-
-class Head(nn.Module):
-    """An output projection of its own, [D, V]."""
-
-    rows: int
-    width: int
-    kernel_init: Initializer
-
-    @nn.compact
-    def __call__(self) -> Array:
-        init = named(self.kernel_init, "embed", "vocab")
-        return self.param("kernel", init, (self.width, self.rows))
+        """About what one micro-batch needs for its backward pass, bytes."""
+        return self.config.activation_bytes(num_tokens)

@@ -57,3 +57,31 @@ def test_padded_vocabulary_is_out_of_the_distribution(key):
         out.token_nll(jnp.array([[3, 9]])), np.log([[10.0, 10.0]]), rtol=1e-6
     )
     assert out.logits(jnp.array([1])).shape == (1, 10)
+
+
+def test_correct_is_the_argmax_and_of_equals_the_first():
+    logits = jnp.array([[1.0, 3.0, 3.0], [1.0, 3.0, 3.0], [2.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    targets = jnp.array([1, 2, 1, 0])
+    np.testing.assert_array_equal(numerics.token_stats(logits, targets).correct, [1, 0, 0, 1])
+    np.testing.assert_array_equal(
+        jnp.argmax(logits, axis=-1) == targets, [True, False, False, True]
+    )
+
+
+def test_a_bias_is_added_before_the_cap_and_its_padding_left_out():
+    out = NeuralOutput(
+        jnp.array([[[1.0, 2.0]]]),
+        jnp.array([[1.0, 0.0, 9.0], [0.0, 1.0, 9.0]]),
+        {},
+        vocab_size=2,
+        soft_cap=5.0,
+        bias_V=jnp.array([0.5, -3.0, 9.0]),
+    )
+    np.testing.assert_allclose(out.logits(), [[5 * np.tanh([1.5 / 5, -1.0 / 5])]], rtol=1e-6)
+    np.testing.assert_allclose(
+        NeuralOutput(out.hidden, out.head_DV, {}, 2, 5.0, 1, out.bias_V).token_nll(
+            jnp.array([[0]])
+        ),
+        out.token_nll(jnp.array([[0]])),
+        rtol=1e-6,
+    )

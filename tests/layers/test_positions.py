@@ -37,3 +37,31 @@ def test_rotary_scores_depend_on_distance_only(key):
 def test_alibi_slopes_of_the_paper():
     np.testing.assert_allclose(positions.alibi_slopes(8), [2.0**-i for i in range(1, 9)])
     np.testing.assert_allclose(positions.alibi_slopes(3), [2.0**-4, 2.0**-8, 2.0**-2])
+
+
+# Rates 1, 0.1, 0.01, 0.001; over 628 positions about 100, 10, 1 and 0.1 turns.
+TENTHS = {"head_dim": 8, "base": 10_000.0}
+
+
+def test_linear_scaling_divides_every_rate():
+    scaling = positions.RopeScaling("linear", factor=4.0)
+    rates = positions.rotary_rates(**TENTHS, scaling=scaling)
+    np.testing.assert_allclose(rates, [0.25, 0.025, 0.0025, 0.00025], rtol=1e-6)
+
+
+def test_llama3_scaling_keeps_fast_rates_divides_slow_ones_and_blends_between():
+    scaling = positions.RopeScaling("llama3", 8.0, low_freq=5.0, high_freq=15.0, original_len=628)
+    rates = positions.rotary_rates(**TENTHS, scaling=scaling)
+    kept = (62.8 / (2 * np.pi) - 5) / 10  # 10 turns lie in the middle of 5 and 15
+    blended = 0.1 * kept + 0.1 / 8 * (1 - kept)
+    np.testing.assert_allclose(rates, [1.0, blended, 0.01 / 8, 0.001 / 8], rtol=1e-6)
+
+
+def test_yarn_scaling_ramps_over_the_pairs_and_sharpens_attention():
+    # 32 turns are at pair log10(100 / 32) = 0.49, taken as 0; 1 turn is at 2. Half of pair 1 is kept.
+    scaling = positions.RopeScaling("yarn", 4.0, 1.0, 32.0, original_len=628, attention_factor=1.5)
+    rates = positions.rotary_rates(**TENTHS, scaling=scaling)
+    np.testing.assert_allclose(rates, [1.0, 0.0625, 0.0025, 0.00025], rtol=1e-6)
+    cos, sin = positions.rotary_table(jnp.array([[0, 2]]), **TENTHS, scaling=scaling)
+    np.testing.assert_allclose(cos[0, 0, :, 1], [1.5, 1.5 * np.cos(0.125)], rtol=1e-6)
+    np.testing.assert_allclose(sin[0, 0, :, 5], [0.0, 1.5 * np.sin(0.125)], rtol=1e-6)

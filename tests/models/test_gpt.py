@@ -1,6 +1,7 @@
 """GPT in all its shapes: what every model must hold (docs/architecture.md, section 5)."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -26,6 +27,28 @@ SHAPES = {
     "llama": LLAMA,
     "qk_norm relu2": dataclasses.replace(LLAMA, qk_norm=True, mlp="relu2", logit_soft_cap=15.0),
     "alibi window": dataclasses.replace(GPT2, positions="alibi", window=5, attention_soft_cap=20.0),
+    "qwen2 llama3": dataclasses.replace(
+        LLAMA,
+        num_heads=3,
+        num_kv_heads=1,
+        head_dim=6,
+        qkv_bias=True,
+        rope_scaling="llama3",
+        rope_factor=8.0,
+        rope_original_len=16,
+    ),
+    "qwen3 yarn window": dataclasses.replace(
+        LLAMA,
+        num_heads=6,
+        num_kv_heads=3,
+        head_dim=10,
+        qk_norm=True,
+        mlp="geglu",
+        window=5,
+        rope_scaling="yarn",
+        rope_factor=4.0,
+        rope_original_len=8,
+    ),
     "scanned": dataclasses.replace(LLAMA, scan_layers=True),
 }
 
@@ -37,19 +60,23 @@ def build(config, key, length=24):
     return model, params, tokens
 
 
-def logits(model, params, tokens, **kwargs):
+def eager(model, params, tokens, **kwargs):
     return model.apply({"params": params}, tokens, **kwargs).logits()
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits(model, params, tokens, **kwargs):
+    return eager(model, params, tokens, **kwargs)
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes_dtypes_and_jit(key, name):
     model, params, tokens = build(SHAPES[name], key)
-    plain = logits(model, params, tokens)
+    plain = eager(model, params, tokens)
     assert plain.shape == (2, 24, 50) and plain.dtype == jnp.float32
     assert bool(jnp.isfinite(plain).all())
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    jitted = jax.jit(lambda params, tokens: logits(model, params, tokens))(params, tokens)
-    np.testing.assert_allclose(plain, jitted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(plain, logits(model, params, tokens), rtol=1e-5, atol=1e-5)
 
 
 def test_bfloat16_keeps_float32_parameters_and_logits(key):
@@ -107,7 +134,7 @@ def test_padding_behind_changes_nothing(key, name):
     np.testing.assert_allclose(short, padded[:, :9], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "alibi window"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "alibi window", "qwen3 yarn window"])
 def test_a_packed_document_scores_as_it_does_alone(key, name):
     model, params, tokens = build(SHAPES[name], key)
     segments = jnp.repeat(jnp.array([[1, 2]]), jnp.array([10, 14]), axis=1, total_repeat_length=24)
@@ -135,6 +162,58 @@ def test_cache_equals_full_forward_also_for_ragged_rows(key, name):
         )
         np.testing.assert_allclose(output.logits()[:, 0], full[row, cache.lengths_B], atol=1e-5)
         cache = new_cache
+
+
+def test_prefix_is_seen_by_all_and_the_rest_stays_causal(key):
+    model, params, tokens = build(LLAMA, key)
+    prefix = jnp.array([6, 0])
+
+    def moved_by(place):
+        changed = tokens.at[:, place].set((tokens[:, place] + 1) % 50)
+        both = [logits(model, params, row, prefix_lengths=prefix) for row in (tokens, changed)]
+        return np.abs(both[0] - both[1]).max(-1) > 1e-5
+
+    inside, behind = moved_by(5), moved_by(6)
+    assert inside[0].all() and not inside[1, :5].any() and inside[1, 5:].all()
+    assert not behind[:, :6].any() and behind[:, 6:].all()
+
+
+def test_cache_filled_with_a_prefix_equals_the_full_forward(key):
+    model, params, tokens = build(LLAMA, key)
+    lengths = jnp.array([5, 9])
+    full = logits(model, params, tokens, prefix_lengths=lengths)
+    cache = model.init_cache(params, 2, 24)
+    output, cache = model.extend(params, cache, tokens[:, :9], lengths, lengths)
+    np.testing.assert_allclose(output.logits()[0, :5], full[0, :5], atol=1e-5)
+    np.testing.assert_allclose(output.logits()[1], full[1, :9], atol=1e-5)
+    following = tokens[jnp.arange(2), lengths][:, None]
+    output, _ = model.extend(params, cache, following, jnp.ones(2, jnp.int32))
+    np.testing.assert_allclose(output.logits()[:, 0], full[jnp.arange(2), lengths], atol=1e-5)
+
+
+def test_a_cached_row_is_one_text(key):
+    model, params, tokens = build(GPT2, key)
+    caches = model.init_cache(params, 2, 24).layers
+    with pytest.raises(ValueError, match="segment_ids with caches"):
+        logits(model, params, tokens, segment_ids=jnp.ones_like(tokens), caches=caches)
+
+
+def test_biases_of_queries_keys_and_values_alone(key):
+    _, params, _ = build(SHAPES["qwen2 llama3"], key)
+    attention = params["stack"]["block_0"]["attention"]
+    assert {name for name, part in attention.items() if "bias" in part} == {"q", "k", "v"}
+    assert "bias" not in params["stack"]["block_0"]["mlp"]["in"]
+
+
+def test_attention_choice_is_that_of_the_batch(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "jaxlm.layers.attention_backends.choose",
+        lambda backend, spec, *rest: asked.append(spec) or ("x", "y"),
+    )
+    for keys in ((), ("tokens", "segment_ids"), ("prefix_lengths",)):
+        GPT(GPT2).attention_choice(keys)
+    assert [(spec.segments, spec.prefix) for spec in asked] == [(0, 0), (1, 0), (0, 1)]
 
 
 def loss_and_grads(config, params, tokens):
@@ -234,6 +313,22 @@ def test_two_sequences_are_learned_by_heart(key):
         ({"dropout": 1.0}, "model.dropout"),
         ({"window": -1}, "model.window"),
         ({"num_layers": 0}, "model.num_layers=0 must be at least 1"),
+        ({"rope_scaling": "llama3"}, 'model.rope_scaling="llama3" needs model.positions="rotary"'),
+        ({"rope_scaling": "longrope"}, "accepted are none, linear, llama3, yarn"),
+        (
+            {"positions": "rotary", "rope_scaling": "yarn", "rope_factor": 4.0},
+            "needs model.rope_original_len",
+        ),
+        (
+            {
+                "positions": "rotary",
+                "rope_scaling": "llama3",
+                "rope_original_len": 8,
+                "rope_low_freq": 4.0,
+            },
+            "0 < model.rope_low_freq=4.0 < model.rope_high_freq=4.0",
+        ),
+        ({"positions": "rotary", "rope_scaling": "linear", "rope_factor": 0.0}, "rope_factor=0.0"),
         ({"remat": "full"}, "accepted are none, dots, block"),
     ],
 )

@@ -1,0 +1,58 @@
+"""What blockwise attention is for: hidden blocks are never read, and memory grows with the length only."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlm.layers import attention_backends, blockwise
+from jaxlm.layers.attention_backends import Spec
+
+
+@pytest.mark.parametrize("unrolled", [False, True])
+def test_blocks_that_nobody_sees_are_not_read(monkeypatch, unrolled):
+    """Any arithmetic with what is not a number would give what is not a number, hidden or not."""
+    monkeypatch.setattr(blockwise, "BLOCK", 8)
+    monkeypatch.setattr(blockwise, "UNROLLED_BLOCK", 8)
+    monkeypatch.setattr(blockwise, "UNROLL_TO", 1000 if unrolled else 0)
+    poisoned = jnp.ones((1, 1, 32, 4)).at[:, :, 16:24].set(jnp.nan)
+    q = jnp.ones((1, 1, 32, 4))
+
+    @jax.jit
+    def both(q, x):
+        specs = Spec(), Spec(window=8)
+        return [attention_backends.attend(q, x, x, spec, "blockwise") for spec in specs]
+
+    causal, window = both(q, poisoned)
+    seen = np.isfinite(np.asarray(causal)[0, 0, :, 0])
+    assert seen.tolist() == [True] * 16 + [False] * 16
+    # With a window the queries of the fourth block see keys of the third; a fifth block would not.
+    longer = jnp.concatenate([poisoned, jnp.ones((1, 1, 8, 4))], axis=2)
+    _, window = both(jnp.ones((1, 1, 40, 4)), longer)
+    seen = np.isfinite(np.asarray(window)[0, 0, :, 0])
+    assert seen.tolist() == [True] * 16 + [False] * 16 + [True] * 8
+
+
+def peak(backend, length):
+    """Bytes that XLA plans for forward and backward beside inputs and outputs."""
+    x = jax.ShapeDtypeStruct((1, 2, length, 8), jnp.float32)
+
+    def loss(q, k, v):
+        return jnp.sum(attention_backends.attend(q, k, v, Spec(), backend))
+
+    compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_grows_with_the_length_and_not_with_its_square():
+    assert peak("blockwise", 4096) < 2.1 * peak("blockwise", 2048)
+    assert peak("xla", 4096) > 3.5 * peak("xla", 2048)
+    assert peak("blockwise", 2048) < peak("xla", 2048) / 10
+
+
+def test_diagonals_by_hand():
+    """Queries down, keys across: each place has the bias of its distance, here -2 -1 0 1 2 3 as 1 to 6."""
+    bias_HL = jnp.array([[1.0, 2, 3, 4, 5, 6]])
+    spread = blockwise._spread_diagonals(bias_HL, rows=3, cols=4)
+    assert spread[0].tolist() == [[3, 4, 5, 6], [2, 3, 4, 5], [1, 2, 3, 4]]
+    assert blockwise._sum_diagonals(jnp.ones((1, 3, 4)))[0].tolist() == [1, 2, 3, 3, 2, 1]
