@@ -136,6 +136,7 @@ def base() -> ConfigDict:
     cfg.sample_every = 500  # 0: only at the end
     cfg.sample_tokens = 200
     cfg.sample_prompt = ""
+    cfg.init_from = ""  # a Hugging Face folder, a .gguf file or a run: its architecture and weights
     cfg.evaluators = ("perplexity",)
     cfg.model = section("model", "gpt")
     cfg.objective = section("objective", "causal_lm")

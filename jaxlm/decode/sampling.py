@@ -7,7 +7,7 @@ beside it. When the context is full, its second half is read again and writing g
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +30,7 @@ def sample(
     temperature: float = 1.0,
     seed: int = 0,
     eos_id: int | None = None,
+    inputs: Mapping[str, Any] | None = None,
 ) -> list[list[int]]:
     """The new tokens of each prompt.
 
@@ -40,6 +41,8 @@ def sample(
       max_len: positions that the model can hold.
       temperature: 0 takes the likeliest token.
       eos_id: a row stops before it.
+      inputs: what else `init_cache` takes, an entry a row: the source of an encoder-decoder, whose prompts
+        are start symbols.
 
     Raises:
       ValueError: an empty prompt, or a number out of range.
@@ -67,6 +70,7 @@ def sample(
             jax.random.key(seed),
             jnp.int32(written),
             jnp.float32(temperature),
+            dict(inputs or {}),
         )
         for text, row in zip(texts, np.asarray(new), strict=True):
             text.extend(int(token) for token in row[:left])
@@ -89,11 +93,11 @@ def _until(tokens: list[int], eos_id: int | None) -> list[int]:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _continue(
-    model, max_len, num_new, params, tokens_BT, lengths_B, key, written, temperature
+    model, max_len, num_new, params, tokens_BT, lengths_B, key, written, temperature, inputs
 ) -> Array:
     """`num_new` tokens for each row, int32 [B, num_new]."""
     batch = tokens_BT.shape[0]
-    cache = model.init_cache(params, batch, max_len)
+    cache = model.init_cache(params, batch, max_len, **inputs)
     output, cache = model.extend(params, cache, tokens_BT, lengths_B)
     row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
 

@@ -10,6 +10,7 @@ from jaxlm.core.types import Array, Batch, ModelOutput, TaskInfo
 
 EVALUATORS = {
     "perplexity": "jaxlm.eval.perplexity:Perplexity",
+    "accuracy": "jaxlm.eval.accuracy:Accuracy",
 }
 
 
@@ -22,12 +23,19 @@ class Row:
     unit: str
     stderr: float
     signature: str
+    higher_is_better: bool = False
 
 
 class Evaluator(Protocol):
-    """Built as `Evaluator(info, seq_len)`; knows nothing of models or devices."""
+    """Built as `Evaluator(info, seq_len, objective)`; knows nothing of models or devices.
 
-    def __init__(self, info: TaskInfo, seq_len: int): ...
+    `seq_len` is the positions of a row; `objective` is the kind whose targets are scored, for the signature.
+
+    Raises:
+      ValueError: data that it does not score.
+    """
+
+    def __init__(self, info: TaskInfo, seq_len: int, objective: str): ...
 
     def outputs(self, output: ModelOutput, batch: Batch) -> dict[str, Array]:
         """What it needs of a model's output: pure, compiled with the model."""

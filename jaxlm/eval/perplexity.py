@@ -13,20 +13,26 @@ from jaxlm.eval import Row
 
 
 class Perplexity:
-    """Each token of a split once, in windows of `seq_len` without overlap, context reset at each window.
+    """Every weighed target of a split once; of plain text that is every token, in windows of `seq_len` without overlap,
+    context reset at each window. Of masked text it is the chosen tokens, of pairs and spans what the decoder writes.
 
-    loss = sum nll / tokens (nats a token), perplexity = exp(loss), bits_per_byte = sum nll / (ln 2 * bytes) with the
-    UTF-8 bytes that the scored tokens stand for. Standard errors are those of a ratio over windows (Cochran 1977,
+    loss = sum nll / tokens (nats a scored token), perplexity = exp(loss), bits_per_byte = sum nll / (ln 2 * bytes) with the
+    UTF-8 bytes that the scored tokens stand for (special tokens: none). Standard errors are those of a ratio over windows (Cochran 1977,
     Sampling Techniques, section 6.4), so that tokens of one window need not be independent.
     """
 
-    def __init__(self, info: TaskInfo, seq_len: int):
+    def __init__(self, info: TaskInfo, seq_len: int, objective: str):
+        """Raises ValueError where the targets are classes, not text."""
+        if info.labels:
+            raise ValueError(
+                f'evaluators: "perplexity" scores text, and the targets of this data are {len(info.labels)} classes: '
+                'set evaluators to ("accuracy",)'
+            )
         self.token_bytes = (
             info.tokenizer.token_bytes() if info.tokenizer else np.ones(info.vocab_size)
         )
-        self.signature = f"windows={seq_len}|stride={seq_len}"
-        if info.tokenizer:
-            self.signature += f"|tokenizer={info.tokenizer.name}"
+        self.seq_len, self.objective = seq_len, objective
+        self.tokenizer = f"|tokenizer={info.tokenizer.name}" if info.tokenizer else ""
 
     def outputs(self, output: ModelOutput, batch: Batch) -> dict[str, Array]:
         """nll_BT, nats."""
@@ -38,8 +44,9 @@ class Perplexity:
         Raises:
           ValueError: the data holds no weighed token.
         """
-        nll, tokens, num_bytes = [], [], []
+        nll, tokens, num_bytes, text = [], [], [], ""
         for batch in data:
+            text = text or self._signature(batch)
             weights = np.asarray(batch["weights"], np.float64)
             values = np.asarray(predict(batch)["nll"], np.float64)
             nll.append((values * weights).sum(1))
@@ -58,15 +65,25 @@ class Perplexity:
                 loss,
                 "nats/token",
                 loss_error,
-                f"{self.signature}|tokens={int(tokens.sum())}",
+                f"{text}|tokens={int(tokens.sum())}",
             ),
-            Row("perplexity", perplexity, "per token", perplexity * loss_error, self.signature),
+            Row("perplexity", perplexity, "per token", perplexity * loss_error, text),
         ]
         if num_bytes.sum():
             bits, bits_error = ratio(nll / math.log(2), num_bytes)
-            signature = f"{self.signature}|bytes={int(num_bytes.sum())}"
+            signature = f"{text}|bytes={int(num_bytes.sum())}"
             rows.append(Row("bits_per_byte", bits, "bits/byte", bits_error, signature))
         return rows
+
+    def _signature(self, batch: Batch) -> str:
+        """Which targets were scored, and with what context."""
+        if self.objective != "causal_lm":
+            how = f"objective={self.objective}|length={self.seq_len}"
+        elif "segment_ids" in batch:
+            how = f"documents, packed in windows={self.seq_len}"
+        else:
+            how = f"windows={self.seq_len}|stride={self.seq_len}"
+        return how + self.tokenizer
 
 
 def ratio(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float]:

@@ -2,4 +2,8 @@
 
 OBJECTIVES = {
     "causal_lm": "jaxlm.objectives.causal_lm:CausalLM",
+    "prefix_lm": "jaxlm.objectives.prefix_lm:PrefixLM",
+    "masked_lm": "jaxlm.objectives.masked_lm:MaskedLM",
+    "seq2seq": "jaxlm.objectives.seq2seq:Seq2Seq",
+    "classification": "jaxlm.objectives.classification:Classification",
 }

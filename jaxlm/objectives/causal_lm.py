@@ -2,71 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
-import jax.numpy as jnp
+from jaxlm.core.types import Batch, LossContext, LossOut, PyTree
+from jaxlm.objectives import token_nll
 
-from jaxlm.core import metrics, randomness
-from jaxlm.core.types import Array, Batch, LossContext, LossOut, PyTree
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Coefficients; 0 turns a part off."""
-
-    label_smoothing: float = 0.0  # share of the target's probability spread over the vocabulary
-    z_loss: float = 0.0  # coefficient of log(Z)^2
-
-    def __post_init__(self):
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"objective.label_smoothing={self.label_smoothing} must be in [0, 1)")
-        if self.z_loss < 0:
-            raise ValueError(f"objective.z_loss={self.z_loss} must be 0 or more")
+Config = token_nll.Config
 
 
-class CausalLM:
-    """Terms: `nll`, -sum w log p(target) (Szegedy et al. 2016, arXiv:1512.00567, section 7, when smoothed);
-    `z`, sum w log(Z)^2 (PaLM, arXiv:2204.02311, section 5, which uses 1e-4).
-
-    Batch: tokens int32 [B, T], targets int32 [B, T] already shifted, weights float32 [B, T] (0 ignores).
-    Reports `loss`, the plain negative log-likelihood in nats a token, whatever is trained on.
-    """
-
-    Config = Config
-    batch_keys: ClassVar[tuple[str, ...]] = ("targets", "weights")
-    coupled: ClassVar[bool] = False
+class CausalLM(token_nll.TokenNLL):
+    """Every token from those before it. Batch: tokens int32 [B, T]; targets int32 [B, T], already shifted; weights."""
 
     def __init__(self, config: Config, model: Any):
-        self.config = config
-        self.model = model
-        self.terms = {"nll": 1.0} | ({"z": config.z_loss} if config.z_loss else {})
-
-    def weights(self, batch: Batch) -> dict[str, Array]:
-        """Counted tokens; the same for every term."""
-        total = jnp.sum(batch["weights"].astype(jnp.float32))
-        return dict.fromkeys(self.terms, total)
+        """Raises ValueError where the model is not causal."""
+        why = "it would see the tokens that it is to predict"
+        token_nll.require_direction(model, "causal", "causal_lm", why)
+        super().__init__(config, model)
 
     def __call__(self, params: PyTree, ctx: LossContext, batch: Batch) -> LossOut:
-        """Sums of every term over this batch."""
-        inputs = {key: batch[key] for key in model_inputs(self.model) if key in batch}
-        rngs = {"dropout": randomness.named_key(ctx.key, "dropout")}
-        output = self.model.apply({"params": params}, **inputs, train=ctx.train, rngs=rngs)
-        stats = output.token_stats(batch["targets"])
-        nll = metrics.weighted(stats.nll, batch["weights"])
-        smoothing = self.config.label_smoothing
-        smoothed = metrics.weighted(stats.uniform_nll, batch["weights"]).total
-        sums = {
-            "nll": (1 - smoothing) * nll.total + smoothing * smoothed if smoothing else nll.total
-        }
-        report = {"loss": nll}
-        if "z" in self.terms:
-            squares = metrics.weighted(jnp.square(stats.log_z), batch["weights"])
-            sums["z"] = squares.total
-            report["log_z_squared"] = squares
-        return LossOut(sums=sums, report=report, vars=ctx.vars)
-
-
-def model_inputs(model: Any) -> tuple[str, ...]:
-    """Batch entries that a model consumes."""
-    return (*model.inputs, *model.optional_inputs)
+        """As `TokenNLL`; a batch with a prefix that is seen both ways is refused."""
+        if "prefix_lengths" in batch:
+            raise ValueError(
+                'objective.kind="causal_lm": data.kind gives prefix_lengths, and inside a prefix a token sees those '
+                'after it. Take objective.kind="prefix_lm"'
+            )
+        return super().__call__(params, ctx, batch)

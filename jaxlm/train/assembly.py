@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ from jaxlm import config as configs
 from jaxlm import registry
 from jaxlm.core.types import Batch, Objective, PyTree, Step, Task, TrainState
 from jaxlm.eval import EVALUATORS, Evaluator
-from jaxlm.train import optim, parallel, plan
+from jaxlm.train import initial, optim, parallel, plan
 
 RESERVED_KEYS = ("id",)
 """Batch entries that only evaluators and people read."""
@@ -35,7 +36,7 @@ class Parts(NamedTuple):
 
 def make_task(cfg: ConfigDict) -> Task:
     """The dataset, tokenised and ready."""
-    return configs.implementation(cfg, "data")(configs.build(cfg, "data"))
+    return configs.implementation(cfg, "data")(initial.data_config(cfg))
 
 
 def make_model(cfg: ConfigDict) -> Any:
@@ -44,8 +45,14 @@ def make_model(cfg: ConfigDict) -> Any:
 
 
 def with_lengths(cfg: ConfigDict) -> ConfigDict:
-    """A copy in which `data.seq_len` 0 is the model's `max_len`."""
+    """A copy with the architecture of `init_from`'s model, in which `data.seq_len` 0 is the model's `max_len`.
+
+    Raises:
+      ValueError: `init_from` leads to no model, or to one of another kind.
+    """
     cfg = cfg.copy_and_resolve_references()
+    if cfg.init_from:
+        initial.take_architecture(cfg)
     if "seq_len" in cfg.data and not cfg.data.seq_len and "max_len" in cfg.model:
         cfg.data.seq_len = cfg.model.max_len
     return cfg
@@ -72,11 +79,15 @@ def resolve(cfg: ConfigDict, task: Task) -> FrozenConfigDict:
             raise ValueError(f"{name}={cfg[name]} must be 0 or more")
     model = cfg.model
     if "vocab_size" in model:
-        if model.vocab_size not in (0, task.info.vocab_size):
+        if cfg.init_from:
+            initial.check_vocabulary(cfg, task.info.vocab_size)
+        elif model.vocab_size not in (0, task.info.vocab_size):
             raise ValueError(
                 f"model.vocab_size={model.vocab_size}, but the tokenizer has {task.info.vocab_size}: leave it 0"
             )
-        model.vocab_size = task.info.vocab_size
+        model.vocab_size = model.vocab_size or task.info.vocab_size
+    if task.info.labels:
+        model.num_labels = _num_labels(cfg, len(task.info.labels))
     if "max_len" in model and "seq_len" in cfg.data and cfg.data.seq_len > model.max_len:
         raise ValueError(
             f"data.seq_len={cfg.data.seq_len} is longer than model.max_len={model.max_len}"
@@ -84,6 +95,20 @@ def resolve(cfg: ConfigDict, task: Task) -> FrozenConfigDict:
     if "dtype" in model and model.dtype == "auto":
         model.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return FrozenConfigDict(cfg)
+
+
+def _num_labels(cfg: ConfigDict, number: int) -> int:
+    """The classes of the data, which a model's head must have been made for."""
+    if "num_labels" not in cfg.model:
+        raise ValueError(
+            f'data.kind="{cfg.data.kind}" has {number} classes, and model.kind="{cfg.model.kind}" has no head for them '
+            "(no model.num_labels)"
+        )
+    if cfg.model.num_labels not in (0, number):
+        raise ValueError(
+            f"model.num_labels={cfg.model.num_labels}, but the data has {number} classes: leave it 0"
+        )
+    return number
 
 
 def fix_micro_batch(
@@ -102,7 +127,7 @@ def fix_micro_batch(
     mesh = parallel.make_mesh(configs.build(cfg, "mesh"))
     params = abstract_params(model, batch)
     fixed.micro_batch_size = plan.choose_micro_batch(
-        cfg.batch_size, model, params, plan.seq_len_of(batch, model), mesh
+        cfg.batch_size, model, params, sum(plan.lengths_of(batch, model)), mesh
     )
     return FrozenConfigDict(fixed)
 
@@ -149,9 +174,11 @@ def assemble(cfg: FrozenConfigDict, task: Task, batch: dict[str, jax.ShapeDtypeS
         nn.unbox(boxed),
         shardings,
     )
-    seq_len = plan.seq_len_of(batch, model)
+    seq_len = plan.lengths_of(batch, model)[0]
     evaluators = [
-        registry.lookup(EVALUATORS, name, f"evaluators[{index}]")(task.info, seq_len)
+        registry.lookup(EVALUATORS, name, f"evaluators[{index}]")(
+            task.info, seq_len, cfg.objective.kind
+        )
         for index, name in enumerate(cfg.evaluators)
     ]
     return Parts(
@@ -199,6 +226,21 @@ def init_state(parts: Parts, seed: int, batch: dict[str, jax.ShapeDtypeStruct]) 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract_state)
     make = jax.jit(lambda key: nn.unbox(parts.step.init(key, batch)), out_shardings=shardings)
     return make(jax.random.key(seed))
+
+
+def first_state(
+    parts: Parts,
+    cfg: FrozenConfigDict,
+    batch: dict[str, jax.ShapeDtypeStruct],
+    log: Callable[[str], None],
+) -> TrainState:
+    """The state that a run starts from: fresh, or with the weights of `init_from`, which is logged."""
+    state = init_state(parts, cfg.seed, batch)
+    if cfg.init_from:
+        state, lines = initial.apply(state, cfg)
+        for line in lines:
+            log(line)
+    return state
 
 
 def abstract_weights(cfg: ConfigDict) -> dict[str, PyTree]:

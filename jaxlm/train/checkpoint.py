@@ -143,6 +143,10 @@ class Checkpointer:
         """The newest published step."""
         return max(self.all_steps(), default=None)
 
+    def best_step(self) -> int | None:
+        """The published step with the lowest metric; None where none was saved with one."""
+        return next(iter(self._by_metric()), None)
+
     def restore(
         self, target: Any, step: int | None = None, partial: bool = False
     ) -> tuple[Any, Any, int] | None:

@@ -65,7 +65,7 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
 
         state, start, seconds_before = _restore(checkpoints, parts, writer.log)
         if state is None:
-            state = assembly.init_state(parts, cfg.seed, example)
+            state = assembly.first_state(parts, cfg, example, writer.log)
         writer.resume(start)
         if start == cfg.num_steps and (recorded := folders.read_summary(workdir)):
             writer.log(f"finished   at step {start} before: its summary again")
@@ -112,6 +112,7 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
         summary = meter.totals(cfg.num_steps) | {
             "final_step": cfg.num_steps,
             **observer.final_scores(state, cfg.num_steps),
+            **observer.test_scores(state, cfg.num_steps, checkpoints),
             "compile_seconds": compile_seconds,
             "num_params": prediction.num_params,
             "peak_flops": prediction.peak.flops or None,

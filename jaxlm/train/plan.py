@@ -22,10 +22,11 @@ def num_params(params: PyTree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def flops_per_token(model: Any, params: PyTree, seq_len: int) -> tuple[float, str]:
+def flops_per_token(model: Any, params: PyTree, lengths: tuple[int, ...]) -> tuple[float, str]:
     """Training FLOPs a token and their formula; 6 N where the model gives none of its own."""
     if hasattr(model, "flops_per_token"):
-        return model.flops_per_token(params, seq_len), "6 N + 12 L H K T"
+        formula = "6 N + 12 L H K T" if len(lengths) == 1 else "6 N of each side + attention"
+        return model.flops_per_token(params, *lengths), formula
     return 6.0 * num_params(params), "6 N"
 
 
@@ -36,13 +37,13 @@ def activation_bytes(model: Any, params: PyTree, num_tokens: int) -> float:
     return 64.0 * num_tokens * max(leaf.shape[-1] for leaf in jax.tree.leaves(params) if leaf.ndim)
 
 
-def seq_len_of(batch: Any, model: Any) -> int:
-    """Positions of a row, from what the model reads first."""
-    return batch[model.inputs[0]].shape[1]
+def lengths_of(batch: Any, model: Any) -> tuple[int, ...]:
+    """Positions of a row in each thing that the model reads: a source counts as well as what is written from it."""
+    return tuple(batch[name].shape[1] for name in model.inputs)
 
 
 def choose_micro_batch(
-    batch_size: int, model: Any, params: PyTree, seq_len: int, mesh: Mesh
+    batch_size: int, model: Any, params: PyTree, row_tokens: int, mesh: Mesh
 ) -> int:
     """The largest part of a batch whose predicted memory fits a device.
 
@@ -56,7 +57,7 @@ def choose_micro_batch(
         size
         for size in range(shards, batch_size + 1, shards)
         if batch_size % size == 0
-        and activation_bytes(model, params, size // shards * seq_len) <= room
+        and activation_bytes(model, params, size // shards * row_tokens) <= room
     ]
     return max(fitting, default=shards)
 
@@ -77,15 +78,15 @@ def make(cfg: Any, parts: Any, batch: Any) -> Plan:
     """Predict a run; `lines` is what a person reads."""
     params = parts.abstract_state.params
     count = num_params(params)
-    seq_len = seq_len_of(batch, parts.model)
-    tokens = cfg.batch_size * seq_len
-    flops, formula = flops_per_token(parts.model, params, seq_len)
+    lengths = lengths_of(batch, parts.model)
+    tokens = cfg.batch_size * sum(lengths)
+    flops, formula = flops_per_token(parts.model, params, lengths)
     dtype = cfg.model.dtype if "dtype" in cfg.model else "float32"
     peak = devices.peak(dtype)
     assumed = ASSUMED_MFU.get(jax.default_backend(), 0.35)
     seconds = cfg.num_steps * tokens * flops / (peak.flops * assumed) if peak.flops else 0.0
     train: SplitInfo = parts.task.info.splits["train"]
-    epochs = cfg.num_steps * tokens / max(1, train.num_tokens)
+    epochs = cfg.num_steps * cfg.batch_size / max(1, train.num_examples)
     shards = parts.mesh.shape["data"] * parts.mesh.shape["fsdp"]
     local = sum(
         int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * 4
@@ -97,15 +98,17 @@ def make(cfg: Any, parts: Any, batch: Any) -> Plan:
     memory = (
         local
         + gradients
-        + activation_bytes(parts.model, params, parts.micro_batch_size // shards * seq_len)
+        + activation_bytes(parts.model, params, parts.micro_batch_size // shards * sum(lengths))
     )
     mesh = " ".join(f"{axis}={size}" for axis, size in parts.mesh.shape.items())
     part = f", {cfg.batch_size // parts.micro_batch_size} micro-batches of {parts.micro_batch_size}"
+    labels = parts.task.info.labels
+    classes = f", {len(labels)} classes" if labels else ""
     lines = [
-        f"device     {devices.device_name()} | mesh {mesh} | compute {dtype}, parameters float32 | attention {attention(parts.model)}",
+        f"device     {devices.device_name()} | mesh {mesh} | compute {dtype}, parameters float32 | attention {attention(parts.model, batch)}",
         f"model      {type(parts.model).__name__}, {count:,} parameters | {flops:.4g} training FLOPs a token ({formula})",
-        f"data       {train.num_tokens:,} training tokens, vocabulary {parts.task.info.vocab_size:,} | {epochs:.3g} epochs",
-        f"step       {tokens:,} tokens ({cfg.batch_size} x {seq_len}){part if part[2] != '1' else ''} | {cfg.num_steps:,} steps",
+        f"data       {train.num_tokens:,} training tokens, vocabulary {parts.task.info.vocab_size:,}{classes} | {epochs:.3g} epochs",
+        f"step       {tokens:,} tokens ({cfg.batch_size} x {row(parts.model, lengths)}){part if part[2] != '1' else ''} | {cfg.num_steps:,} steps",
         f"memory     about {memory / 2**30:.2f} GiB a device predicted, {devices.memory_bytes() / 2**30:.1f} GiB to plan with",
         f"time       {duration(seconds)} for {cfg.num_steps * tokens:.3g} tokens at an assumed {assumed:.0%} of "
         f"{peak.flops / 1e12:.3g} TFLOP/s ({peak.source})"
@@ -120,10 +123,21 @@ def make(cfg: Any, parts: Any, batch: Any) -> Plan:
     return Plan(count, tokens, flops, peak, memory, tuple(lines))
 
 
-def attention(model: Any) -> str:
-    """The attention backend that the model will run, and why."""
+def row(model: Any, lengths: tuple[int, ...]) -> str:
+    """The positions of a row: "128", or "(512 source + 114 target)" where the model reads several things."""
+    if len(lengths) == 1:
+        return str(lengths[0])
+    named = {
+        "target" if name == "tokens" else name: n
+        for name, n in zip(model.inputs, lengths, strict=True)
+    }
+    return "(" + " + ".join(f"{named[name]} {name}" for name in sorted(named)) + ")"
+
+
+def attention(model: Any, batch: Any) -> str:
+    """The attention backend that the model will run on such batches, and why."""
     chosen = getattr(model, "attention_choice", None)
-    return "{} ({})".format(*chosen()) if chosen else "the model's own"
+    return "{} ({})".format(*chosen(tuple(batch))) if chosen else "the model's own"
 
 
 def duration(seconds: float) -> str:

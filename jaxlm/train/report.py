@@ -8,15 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlm.core.types import Batch, TrainState
-from jaxlm.decode import sampling
+from jaxlm.core.types import Batch, PyTree, TrainState
 from jaxlm.eval import Row
 from jaxlm.eval.predict import Scorer
 from jaxlm.train import assembly, parallel
+from jaxlm.train.checkpoint import Checkpointer
 from jaxlm.train.meter import Meter
+from jaxlm.train.samples import Sampler
 from jaxlm.train.writers import Writer
 
-DEFAULT_CONTEXT = 1024  # tokens that a sample may look back on, for data without a window length
+SEGMENTS = ("segment_ids", "source_segment_ids")  # 0 where a position is filling
 BOUNDARIES = {"eval": "eval_every", "sample": "sample_every", "checkpoint": "checkpoint_every"}
 
 
@@ -33,12 +34,13 @@ class Observer:
                 parallel.whole_placer(parts.mesh),
                 parallel.replicated(parts.mesh),
             )
-            for evaluator in (parts.evaluators if "val" in parts.task.info.splits else ())
+            for evaluator in parts.evaluators
         ]
         self.rows: tuple[int, list[Row]] = (-1, [])
         tokenizer = parts.task.info.tokenizer
-        self.token_bytes = None if tokenizer is None else tokenizer.token_bytes()
-        self.seq_len = cfg.data.seq_len if "seq_len" in cfg.data else DEFAULT_CONTEXT
+        is_text = tokenizer is not None and not parts.task.info.labels
+        self.token_bytes = tokenizer.token_bytes() if is_text else None
+        self.sampler = Sampler(cfg, parts)
         self.profiling = False
 
     def due(self, done: int) -> set[str]:
@@ -62,14 +64,14 @@ class Observer:
         if not values.pop("finite", 1.0):
             self._nonfinite(step, values, batch)
         if done % self.cfg.log_every == 0 or done == self.cfg.num_steps:
-            row = values | self.meter.window(done, wait_seconds)
+            row = values | self.meter.window(done, wait_seconds) | _fill(batch)
             num_bytes = self._bytes_per_token(batch)
             if "loss" in row and num_bytes:
                 row["bits_per_byte"] = row["loss"] / math.log(2) / num_bytes
             self.writer.train(done, row)
 
     def _bytes_per_token(self, batch: Batch) -> float:
-        """UTF-8 bytes that a weighed target of this batch stands for; 0 where that is unknown."""
+        """UTF-8 bytes that a weighed target of this batch stands for; 0 where that is unknown or it is a class."""
         if self.token_bytes is None or not {"targets", "weights"} <= batch.keys():
             return 0.0
         weights = batch["weights"]
@@ -92,21 +94,25 @@ class Observer:
 
     def evaluate(self, state: TrainState, done: int) -> None:
         """Every evaluator over the validation split, if the data has one."""
-        if not self.scorers:
+        if "val" not in self.parts.task.info.splits:
             return
         params, weights = assembly.evaluation_params(state)
-        rows = []
-        for scorer in self.scorers:
-            rows += scorer(params, self.parts.task.eval("val", self.parts.micro_batch_size))
+        rows = self._scored(params, "val")
         self.rows = (done, rows)
         self.writer.eval(done, rows, weights)
 
+    def _scored(self, params: PyTree, split: str) -> list[Row]:
+        rows = []
+        for scorer in self.scorers:
+            rows += scorer(params, self.parts.task.eval(split, self.parts.micro_batch_size))
+        return rows
+
     def metric(self, done: int, name: str) -> float | None:
-        """An evaluation value of this very step, for keep-best."""
+        """An evaluation value of this very step, for keep-best: lower is better, so an accuracy is negated."""
         step, rows = self.rows
         if step != done:
             return None
-        values = {row.name: row.value for row in rows}
+        values = {row.name: -row.value if row.higher_is_better else row.value for row in rows}
         if values and name not in values:
             raise ValueError(
                 f'checkpoint.best_metric="{name}" is no score of this run: {", ".join(values)}'
@@ -123,27 +129,34 @@ class Observer:
             scores |= {f"val_{row.name}": row.value, f"val_{row.name}_stderr": row.stderr}
         return scores
 
+    def test_scores(
+        self, state: TrainState, done: int, checkpoints: Checkpointer
+    ) -> dict[str, Any]:
+        """`test_*` entries of the summary, of data with such a split: scored once, by the weights that validation chose.
+
+        Those are the best checkpoint's, or the last ones where none was saved with a metric.
+        """
+        if "test" not in self.parts.task.info.splits:
+            return {}
+        params, weights = assembly.evaluation_params(state)
+        step = done
+        if checkpoints.best_step() is not None:
+            tree = "ema" if state.ema else "params"
+            target = {tree: getattr(self.parts.abstract_state, tree)}
+            restored, _, step = checkpoints.restore_best(target, partial=True)
+            params = restored[tree]
+        scores: dict[str, Any] = {"test_step": step}
+        rows = self._scored(params, "test")
+        self.writer.eval(step, rows, weights, "test")
+        for row in rows:
+            scores |= {f"test_{row.name}": row.value, f"test_{row.name}_stderr": row.stderr}
+        return scores
+
     def sample(self, state: TrainState, done: int) -> None:
-        """A text written by the model so far; nothing for models or data without text."""
-        tokenizer = self.parts.task.info.tokenizer
-        if (
-            tokenizer is None
-            or not hasattr(self.parts.model, "extend")
-            or not self.cfg.sample_tokens
-        ):
-            return
-        prompt = self.cfg.sample_prompt or "\n"
-        tokens = sampling.sample(
-            self.parts.model,
-            assembly.evaluation_params(state)[0],
-            [tokenizer.encode(prompt)],
-            max_tokens=self.cfg.sample_tokens,
-            max_len=self.seq_len,
-            temperature=0.8,
-            seed=self.cfg.seed + done,
-            eos_id=tokenizer.eos_id,
-        )
-        self.writer.samples(done, prompt + tokenizer.decode(tokens[0]))
+        """What the model writes or answers so far; nothing for models or data without text."""
+        text = self.sampler(assembly.evaluation_params(state)[0], done)
+        if text:
+            self.writer.samples(done, text)
 
     def profile(self, window: tuple[int, int] | None, step: int) -> None:
         """Start or stop a jax.profiler trace in workdir/profile."""
@@ -161,3 +174,11 @@ class Observer:
             self.writer.log(
                 f"profile    {self.workdir / 'profile'}: open it with TensorBoard or Perfetto"
             )
+
+
+def _fill(batch: Batch) -> dict[str, float]:
+    """The share of positions that hold a token and no filling, where the data says which."""
+    found = [batch[name] for name in SEGMENTS if name in batch]
+    if not found:
+        return {}
+    return {"fill": sum(int((ids > 0).sum()) for ids in found) / sum(ids.size for ids in found)}

@@ -73,8 +73,8 @@ class Writer:
 
         Args:
           step: updates done.
-          row: any figures; shown are loss, bits_per_byte, lr, grad_norm, step_seconds, data_wait (a
-            fraction), tokens_per_second, mfu (a fraction) and eta_seconds, those that are there.
+          row: any figures; shown are loss, bits_per_byte, accuracy, lr, grad_norm, step_seconds, data_wait and
+            fill (fractions), tokens_per_second, mfu (a fraction) and eta_seconds, those that are there.
         """
         if not self._active:
             return
@@ -86,8 +86,8 @@ class Writer:
         else:
             self.log(line)
 
-    def eval(self, step: int, rows: Iterable[Any], weights: str = "") -> None:
-        """Write scores: objects with name, value, unit, stderr and signature.
+    def eval(self, step: int, rows: Iterable[Any], weights: str = "", split: str = "val") -> None:
+        """Write scores of a split: objects with name, value, unit, stderr and signature.
 
         `weights` says which ones were scored, such as raw or ema.
         """
@@ -96,17 +96,18 @@ class Writer:
         rows = list(rows)
         scores = {}
         for row in rows:
-            scores |= {f"val_{row.name}": row.value, f"val_{row.name}_stderr": row.stderr}
+            scores |= {f"{split}_{row.name}": row.value, f"{split}_{row.name}_stderr": row.stderr}
         about = {
             "units": {row.name: row.unit for row in rows},
             "signatures": {row.name: row.signature for row in rows},
         }
-        whole = {"step": step, "split": "val", "weights": weights, **scores, **about}
-        self._record(whole, "val", {row.name: row.value for row in rows})
+        whole = {"step": step, "split": split, "weights": weights, **scores, **about}
+        self._record(whole, split, {row.name: row.value for row in rows})
         shown = "  ".join(
             f"{r.name} {r.value:.4f} ± {r.stderr:.4f} {r.unit}".rstrip() for r in rows
         )
-        self.log(f"eval       step {step}  {shown}" + (f"  ({weights} weights)" if weights else ""))
+        what = "eval" if split == "val" else split
+        self.log(f"{what:10} step {step}  {shown}" + (f"  ({weights} weights)" if weights else ""))
         if time.monotonic() - self._plotted_at > PLOT_SECONDS:
             self._plot()
 
@@ -193,10 +194,12 @@ def train_line(step: int, num_steps: int, row: Mapping[str, float]) -> str:
     shown = (
         ("loss", "loss {:.4f}", 1.0),
         ("bits_per_byte", "{:.3f} bits/byte", 1.0),
+        ("accuracy", "accuracy {:.3f}", 1.0),
         ("lr", "lr {:.2e}", 1.0),
         ("grad_norm", "grad {:.2f}", 1.0),
         ("step_seconds", "{:.0f} ms", 1e3),
         ("data_wait", "wait {:.1f}%", 100.0),
+        ("fill", "fill {:.1f}%", 100.0),
         ("tokens_per_second", "{:,.0f} tok/s", 1.0),
         ("mfu", "MFU {:.1f}%", 100.0),
     )

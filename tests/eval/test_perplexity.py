@@ -26,7 +26,7 @@ def values(rows):
 
 
 def test_a_uniform_model_has_perplexity_v():
-    evaluator = Perplexity(TaskInfo(8, {}, Bytes()), 4)
+    evaluator = Perplexity(TaskInfo(8, {}, Bytes()), 4, "causal_lm")
     rows = values(
         evaluator.run(
             lambda batch: {"nll": np.full(batch["weights"].shape, math.log(8))},
@@ -46,7 +46,7 @@ def test_ragged_batches_equal_a_plain_loop():
     rng = np.random.default_rng(0)
     nll = rng.random((5, 7))
     weights = (rng.random((5, 7)) < 0.6).astype(np.float32)
-    evaluator = Perplexity(TaskInfo(8, {}, Bytes()), 7)
+    evaluator = Perplexity(TaskInfo(8, {}, Bytes()), 7, "causal_lm")
     parts = [slice(0, 2), slice(2, 4), slice(4, 5)]
     data = [
         {"targets": np.zeros_like(nll[p], int), "weights": weights[p], "nll": nll[p]} for p in parts
@@ -58,7 +58,7 @@ def test_ragged_batches_equal_a_plain_loop():
 
 
 def test_filling_rows_count_for_nothing():
-    evaluator = Perplexity(TaskInfo(8, {}, Bytes()), 2)
+    evaluator = Perplexity(TaskInfo(8, {}, Bytes()), 2, "causal_lm")
     some = [[1, 1], [1, 1]]
     filled = [*some, [0, 0]]
     left, right = (
@@ -82,6 +82,26 @@ def test_standard_error_is_that_of_a_mean_where_windows_are_equal():
 
 
 def test_nothing_to_score_is_an_error():
-    evaluator = Perplexity(TaskInfo(8, {}, Bytes()), 2)
+    evaluator = Perplexity(TaskInfo(8, {}, Bytes()), 2, "causal_lm")
     with pytest.raises(ValueError, match="no token to score"):
         evaluator.run(lambda batch: {"nll": batch["weights"]}, batches([[0, 0]]))
+
+
+@pytest.mark.parametrize(
+    ("objective", "extra", "expected"),
+    [
+        ("masked_lm", {}, "objective=masked_lm|length=4"),
+        ("causal_lm", {"segment_ids": np.ones((2, 4))}, "documents, packed in windows=4"),
+    ],
+)
+def test_the_signature_names_what_was_scored(objective, extra, expected):
+    evaluator = Perplexity(TaskInfo(8, {}, Bytes()), 4, objective)
+    batch = {"targets": np.zeros((2, 4), int), "weights": np.ones((2, 4))} | extra
+    rows = evaluator.run(lambda batch: {"nll": batch["weights"]}, [batch])
+    for row in rows:
+        assert row.signature.startswith(f"{expected}|tokenizer=two-byte letters")
+
+
+def test_classes_are_no_text():
+    with pytest.raises(ValueError, match=r'evaluators.*set evaluators to \("accuracy",\)'):
+        Perplexity(TaskInfo(8, {}, Bytes(), labels=("a", "b")), 4, "classification")

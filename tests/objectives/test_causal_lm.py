@@ -1,31 +1,14 @@
 """Next-token loss on a 2x3 case by hand, on ignored targets, and by finite differences."""
 
-from typing import ClassVar
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tables import PROBS, Bidirectional, Pair, Prefixed, Table
 
-from jaxlm.core.outputs import NeuralOutput
 from jaxlm.core.types import LossContext
 from jaxlm.objectives.causal_lm import CausalLM, Config
 
-
-class Table(nn.Module):
-    """Logits of the next token are a row of a table: a bigram model, small enough to do by hand."""
-
-    inputs: ClassVar[tuple[str, ...]] = ("tokens",)
-    optional_inputs: ClassVar[tuple[str, ...]] = ()
-
-    @nn.compact
-    def __call__(self, tokens, *, train=False):
-        table = self.param("table", nn.initializers.zeros, (3, 3))
-        return NeuralOutput(table[tokens], jnp.eye(3), {}, vocab_size=3)
-
-
-PROBS = np.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])
 BATCH = {
     "tokens": jnp.array([[0, 1, 2], [2, 2, 0]]),
     "targets": jnp.array([[1, 1, 2], [0, 1, 2]]),
@@ -98,3 +81,17 @@ def test_gradient_against_finite_differences():
 def test_wrong_coefficients_are_named(config):
     with pytest.raises(ValueError, match=f"objective.{next(iter(config))}"):
         Config(**config)
+
+
+@pytest.mark.parametrize("model", [Bidirectional, Pair])
+def test_a_model_that_sees_its_targets_is_refused(model):
+    with pytest.raises(ValueError, match='objective.kind="causal_lm" needs a model that is causal'):
+        CausalLM(Config(), model())
+
+
+def test_a_batch_with_prefixes_is_refused():
+    objective = CausalLM(Config(), Prefixed())
+    ctx = LossContext({}, {}, jnp.int32(0), jax.random.key(0))
+    params = {"table": jnp.log(jnp.asarray(PROBS))}
+    with pytest.raises(ValueError, match="prefix_lm"):
+        objective(params, ctx, BATCH | {"prefix_lengths": jnp.array([1, 2])})

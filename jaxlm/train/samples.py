@@ -1,0 +1,107 @@
+"""What a run shows of its model at a sample point: a text that it writes, or its answers to validation examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlm.core.types import Array, Batch, ModelOutput, PyTree
+from jaxlm.decode import sampling
+from jaxlm.eval.predict import compiled
+from jaxlm.train import assembly, parallel
+
+DEFAULT_CONTEXT = 1024  # tokens that a sample may look back on, for data without a window length
+NUM_EXAMPLES = 4
+TEMPERATURE = 0.8
+
+
+class Sampler:
+    """Chooses by what the model can do: write on, write from a source, or answer at each place."""
+
+    def __init__(self, cfg: Any, parts: assembly.Parts):
+        self.cfg, self.parts = cfg, parts
+        self.tokenizer = parts.task.info.tokenizer
+        self.predict = compiled(
+            _likeliest,
+            parts.model,
+            parallel.whole_placer(parts.mesh),
+            parallel.replicated(parts.mesh),
+        )
+
+    def __call__(self, params: PyTree, done: int) -> str:
+        """What the model says after `done` steps; nothing where `sample_tokens` is 0 or there is no text to show."""
+        if not self.cfg.sample_tokens:
+            return ""
+        if not hasattr(self.parts.model, "extend"):
+            return self._answers(params)
+        if self.tokenizer is None:
+            return ""
+        return self._from_sources(params) if self._sources() else self._continuation(params, done)
+
+    def _sources(self) -> tuple[str, ...]:
+        return tuple(name for name in self.parts.model.inputs if name != "tokens")
+
+    def _continuation(self, params: PyTree, done: int) -> str:
+        prompt = self.cfg.sample_prompt or "\n"
+        data = self.cfg.data
+        tokens = sampling.sample(
+            self.parts.model,
+            params,
+            [self.tokenizer.encode(prompt)],
+            max_tokens=self.cfg.sample_tokens,
+            max_len=data.seq_len if "seq_len" in data else DEFAULT_CONTEXT,
+            temperature=TEMPERATURE,
+            seed=self.cfg.seed + done,
+            eos_id=self.tokenizer.eos_id,
+        )
+        return prompt + self.tokenizer.decode(tokens[0])
+
+    def _answers(self, params: PyTree) -> str:
+        batch = self._examples()
+        predictions = self.predict(params, batch)
+        return self.parts.task.show(batch, _shown(batch), predictions=predictions)
+
+    def _from_sources(self, params: PyTree) -> str:
+        """Greedy, from the start symbol, at most as long as the targets may be."""
+        batch = self._examples()
+        batch = {name: values[: _shown(batch)] for name, values in batch.items()}
+        of_source = [*self._sources(), *(f"{name}_segment_ids" for name in self._sources())]
+        length = batch["tokens"].shape[1]
+        written = sampling.sample(
+            self.parts.model,
+            params,
+            batch["tokens"][:, :1].tolist(),
+            max_tokens=length,
+            max_len=2 * length,
+            temperature=0.0,
+            eos_id=self.tokenizer.eos_id,
+            inputs={name: batch[name] for name in of_source if name in batch},
+        )
+        lines = []
+        for row, tokens in enumerate(written):
+            real = batch["source_segment_ids"][row] > 0 if "source_segment_ids" in batch else ...
+            target = batch["targets"][row][batch["weights"][row] > 0]
+            lines += [
+                f"source      {self.tokenizer.decode(batch['source'][row][real])!r}",
+                f"target      {self.tokenizer.decode(target)!r}",
+                f"prediction  {self.tokenizer.decode(tokens)!r}",
+            ]
+        return "\n".join(lines)
+
+    def _examples(self) -> Batch:
+        """The first validation examples (training ones of data without validation), filled up for the mesh."""
+        shards = self.parts.mesh.shape["data"] * self.parts.mesh.shape["fsdp"]
+        rows = -(-NUM_EXAMPLES // shards) * shards
+        splits = self.parts.task.info.splits
+        return next(iter(self.parts.task.eval("val" if "val" in splits else "train", rows)))
+
+
+def _shown(batch: Batch) -> int:
+    """How many examples of a batch to show: real ones only, and only a few."""
+    return min(NUM_EXAMPLES, int((batch["weights"].sum(axis=1) > 0).sum()))
+
+
+def _likeliest(output: ModelOutput, batch: Batch) -> Array:
+    return jnp.argmax(output.logits(), axis=-1).astype(np.int32)

@@ -1,0 +1,143 @@
+"""Samples of models that answer in place, and of those that write from a source; the fill rate; the plan of two inputs."""
+
+from types import SimpleNamespace
+from typing import ClassVar
+
+import flax.linen as nn
+import flax.struct
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlm.core.outputs import NeuralOutput
+from jaxlm.core.types import Array, SplitInfo, TaskInfo
+from jaxlm.train import parallel, plan, report
+from jaxlm.train.samples import Sampler
+
+
+class Letters:
+    """Id 1 is "a", 2 is "b", ...; 0 is the start and the end."""
+
+    eos_id = 0
+
+    def decode(self, ids):
+        return "".join(chr(ord("a") + int(id) - 1) for id in ids)
+
+
+class Next(nn.Module):
+    """Answers every token with the next letter."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("tokens",)
+    optional_inputs: ClassVar[tuple[str, ...]] = ("segment_ids",)
+
+    def __call__(self, tokens, segment_ids=None, *, train=False):
+        return letters(tokens + 1)
+
+
+@flax.struct.dataclass
+class CopyCache:
+    source_BS: Array
+    lengths_B: Array
+
+
+class Copy(nn.Module):
+    """Writes its source again, a letter at a time."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("tokens", "source")
+    optional_inputs: ClassVar[tuple[str, ...]] = ("source_segment_ids",)
+
+    def init_cache(self, params, batch_size, max_len, source, source_segment_ids):
+        return CopyCache(source * source_segment_ids, jnp.zeros(batch_size, jnp.int32))
+
+    def extend(self, params, cache, tokens_BT, lengths_B):
+        places_BT = cache.lengths_B[:, None] + jnp.arange(tokens_BT.shape[1])[None]
+        source_BS = jnp.pad(cache.source_BS, ((0, 0), (0, 200)))
+        picked = jnp.take_along_axis(source_BS, places_BT, axis=1)
+        return letters(picked), cache.replace(lengths_B=cache.lengths_B + lengths_B)
+
+
+def letters(ids):
+    return NeuralOutput(jnp.eye(9)[ids], jnp.eye(9), {}, vocab_size=9)
+
+
+class OneBatch:
+    """A validation split of two rows and filling."""
+
+    info = TaskInfo(9, {"val": SplitInfo(2, 6, 6)}, Letters())
+
+    def __init__(self, **batch):
+        self.batch = {name: np.asarray(values) for name, values in batch.items()}
+
+    def eval(self, split, batch_size):
+        assert split == "val"
+        yield {
+            name: np.pad(values, ((0, batch_size - 2), *[(0, 0)] * (values.ndim - 1)))
+            for name, values in self.batch.items()
+        }
+
+    def show(self, batch, num_examples, predictions=None):
+        return str(predictions[:num_examples].tolist())
+
+
+def sample(model, task, sample_tokens=20):
+    cfg = SimpleNamespace(sample_tokens=sample_tokens, seed=0)
+    parts = SimpleNamespace(
+        model=model, task=task, mesh=parallel.make_mesh(parallel.Config(data=8))
+    )
+    return Sampler(cfg, parts)({}, 10)
+
+
+def test_a_model_that_can_not_write_on_answers_validation_examples():
+    task = OneBatch(
+        tokens=[[1, 2, 3], [4, 5, 0]],
+        segment_ids=[[1, 1, 1], [1, 1, 0]],
+        targets=[[2, 3, 4], [5, 6, 0]],
+        weights=[[1.0, 1, 1], [1, 1, 0]],
+        id=[0, 1],
+    )
+    assert sample(Next(), task) == "[[2, 3, 4], [5, 6, 1]]"  # no filling rows
+    assert sample(Next(), task, sample_tokens=0) == ""
+
+
+def test_an_encoder_decoder_writes_from_validation_sources():
+    task = OneBatch(
+        tokens=[[0, 3], [0, 2]],
+        targets=[[3, 4], [2, 0]],
+        weights=[[1.0, 1], [1, 0]],
+        source=[[3, 4], [5, 8]],
+        source_segment_ids=[[1, 1], [1, 0]],
+        id=[0, 1],
+    )
+    assert sample(Copy(), task).splitlines() == [
+        "source      'cd'",
+        "target      'cd'",
+        "prediction  'cd'",
+        "source      'e'",
+        "target      'b'",
+        "prediction  'e'",
+    ]
+
+
+def test_fill_counts_what_is_no_filling_in_source_and_target():
+    ids = np.array([[1, 1, 2, 0]])
+    assert report._fill({"tokens": ids}) == {}
+    assert report._fill({"segment_ids": ids}) == {"fill": 3 / 4}
+    both = {"segment_ids": ids, "source_segment_ids": np.array([[1, 0], [0, 0]])}
+    assert report._fill(both) == {"fill": 4 / 8}
+
+
+def test_a_source_counts_as_well_as_what_is_written_from_it():
+    batch = {"tokens": np.zeros((4, 3)), "source": np.zeros((4, 8)), "targets": np.zeros((4, 3))}
+    assert plan.lengths_of(batch, Copy()) == (3, 8)
+    assert plan.row(Copy(), (3, 8)) == "(8 source + 3 target)"
+    assert plan.row(Next(), (3,)) == "3"
+    model = SimpleNamespace(flops_per_token=lambda params, target, source: 10 * target + source)
+    assert plan.flops_per_token(model, {}, (3, 8))[0] == 38
+
+
+@pytest.mark.parametrize(("row_tokens", "expected"), [(10, 16), (100, 4)])
+def test_the_micro_batch_is_chosen_by_all_tokens_of_a_row(monkeypatch, row_tokens, expected):
+    monkeypatch.setattr(plan.devices, "memory_bytes", lambda: 1000 / 0.9)
+    model = SimpleNamespace(activation_bytes=lambda num_tokens: 2.0 * num_tokens)
+    mesh = SimpleNamespace(shape={"data": 1, "fsdp": 1, "tensor": 1})
+    assert plan.choose_micro_batch(16, model, {}, row_tokens, mesh) == expected
