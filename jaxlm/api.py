@@ -1,21 +1,30 @@
-"""From Python: train with `run`, take a trained run back with `load`."""
+"""From Python: train with `run`; take a trained run back with `load`, or anybody's weights."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+import logging
+from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
-import numpy as np
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxlm import config as configs
-from jaxlm.core.types import Array, PyTree, Tokenizer
-from jaxlm.decode import sampling
-from jaxlm.train import assembly, loop, report, runtime
+from jaxlm import interop
+from jaxlm.core.types import PyTree
+from jaxlm.interop import mapping, sentence
+from jaxlm.language_model import LanguageModel
+from jaxlm.train import assembly, initial, loop, runtime
 from jaxlm.train import workdir as folders
 from jaxlm.train.checkpoint import Checkpointer
+
+__all__ = ["LanguageModel", "load", "run"]
+
+IMPORTED = "imported"
+"""A run's folder of this name holds what `jaxlm.convert import` remembers of its source."""
+_log = logging.getLogger(__name__)
 
 
 def run(config: ConfigDict, workdir: Any) -> dict[str, Any]:
@@ -27,84 +36,20 @@ def run(config: ConfigDict, workdir: Any) -> dict[str, Any]:
     return loop.run(config, workdir)
 
 
-@dataclasses.dataclass(frozen=True)
-class LanguageModel:
-    """A trained model with its weights and tokenizer."""
+def load(path: Any, *, best: bool = False) -> LanguageModel:
+    """A trained run, a folder in the Hugging Face layout or a .gguf file.
 
-    model: Any
-    params: PyTree
-    tokenizer: Tokenizer | None
-    config: ConfigDict
-    step: int
-
-    def logits(self, tokens_BT: Any) -> Array:
-        """Next-token logits after every position, float32 [B, T, V], of token ids int [B, T].
-
-        Raises:
-          ValueError: not two-dimensional, ids outside the vocabulary, or longer than the model can hold.
-        """
-        tokens = np.asarray(tokens_BT)
-        if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
-            raise ValueError(
-                f"tokens_BT must be integers [B, T], not {tokens.dtype} {tokens.shape}"
-            )
-        limit = self.max_len
-        if not 1 <= tokens.shape[1] <= limit:
-            raise ValueError(
-                f"tokens_BT has {tokens.shape[1]} positions; accepted are 1 to {limit}"
-            )
-        if tokens.min() < 0 or tokens.max() >= self.config.model.vocab_size:
-            raise ValueError(f"tokens_BT: ids must be in 0..{self.config.model.vocab_size - 1}")
-        return _logits(self.model, self.params, tokens.astype(np.int32))
-
-    def generate(
-        self,
-        prompts: str | Sequence[str],
-        *,
-        max_tokens: int = 200,
-        temperature: float = 0.8,
-        seed: int = 0,
-    ) -> list[str]:
-        """A continuation of each prompt, without the prompt; each row has its own random stream.
-
-        Raises:
-          ValueError: an empty prompt, or a number out of range.
-        """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if self.tokenizer is None:
-            raise ValueError("this run has no tokenizer: it was not trained on text")
-        tokens = sampling.sample(
-            self.model,
-            self.params,
-            [self.tokenizer.encode(prompt) for prompt in prompts],
-            max_tokens=max_tokens,
-            max_len=self.max_len,
-            temperature=temperature,
-            seed=seed,
-            eos_id=self.tokenizer.eos_id,
-        )
-        return [self.tokenizer.decode(row) for row in tokens]
-
-    @property
-    def max_len(self) -> int:
-        """Positions that were trained."""
-        data = self.config.data
-        return data.seq_len if "seq_len" in data else report.DEFAULT_CONTEXT
-
-
-_logits = jax.jit(
-    lambda model, params, tokens: model.apply({"params": params}, tokens).logits(), static_argnums=0
-)
-
-
-def load(workdir: Any, *, best: bool = False) -> LanguageModel:
-    """A trained run, from its newest checkpoint (or its best one), with EMA weights where the run had them.
+    A run is loaded from its newest checkpoint (or its best one), with EMA weights where it had them.
 
     Raises:
-      ValueError: no run, no valid checkpoint, or one that does not fit its config.
+      ValueError: there is no model that can be loaded; the message says why.
     """
     runtime.configure()
-    workdir = folders.existing(workdir)
+    if interop.is_foreign(path):
+        if best:
+            raise ValueError(f"best=True: {path} is no run of ours and has one set of weights")
+        return load_foreign(initial.Foreign(str(path)))[0]
+    workdir = folders.existing(path)
     cfg = configs.read(workdir / folders.CONFIG)
     tokenizer = folders.load_tokenizer(workdir)
     abstract = assembly.abstract_weights(cfg)
@@ -118,4 +63,67 @@ def load(workdir: Any, *, best: bool = False) -> LanguageModel:
         raise ValueError(f"{workdir} holds no checkpoint yet: train first")
     state, _, step = restored
     params = next(iter(state.values()))
-    return LanguageModel(assembly.make_model(cfg), params, tokenizer, cfg, step)
+    imported = Path(workdir) / IMPORTED
+    return LanguageModel(
+        assembly.make_model(cfg),
+        params,
+        tokenizer,
+        cfg,
+        step,
+        template=imported.is_dir(),
+        sentence=sentence.read(imported),
+    )
+
+
+def load_foreign(source: initial.Foreign) -> tuple[LanguageModel, mapping.Matched]:
+    """A model in another layout, with fresh heads where it has none, and what was found in it.
+
+    Raises:
+      ValueError: its tensors or its tokenizer are not those that its config describes.
+    """
+    cfg = foreign_config(source)
+    config = configs.build(cfg, "model")
+    model = assembly.make_model(cfg)
+    tokenizer = initial.load_tokenizer(source, config.vocab_size)
+    abstract = assembly.abstract_weights(cfg)["params"]
+    leaves, matched = source.weights(config, abstract)
+    if matched.fresh:
+        leaves |= _drawn(model, matched.fresh)
+    for line in initial.report(source.path, matched)[1:]:
+        _log.warning(line)
+    params = jax.tree.unflatten(
+        jax.tree.structure(abstract), [leaves[name] for name in mapping.flatten(abstract)]
+    )
+    lm = LanguageModel(
+        model,
+        params,
+        tokenizer,
+        cfg,
+        step=0,
+        template=True,
+        sentence=sentence.read(source.source.path),
+    )
+    return lm, matched
+
+
+def foreign_config(source: initial.Foreign) -> ConfigDict:
+    """A config whose model is the source's."""
+    cfg = configs.base()
+    cfg.init_from = source.path
+    cfg.model = configs.section("model", source.kind, **source.fields)
+    cfg.model.dtype = configs.build(cfg, "model").compute_dtype
+    cfg.data = configs.section(
+        "data", "text", seq_len=cfg.model.max_len, tokenizer=initial.TOKENIZER
+    )
+    return cfg
+
+
+def _drawn(model: Any, paths: tuple[str, ...]) -> PyTree:
+    """Fresh parameters of these paths; the compiler leaves out the rest."""
+
+    def make() -> PyTree:
+        inputs = {name: jnp.zeros((1, 1), jnp.int32) for name in model.inputs}
+        leaves = mapping.flatten(nn.unbox(model.init(jax.random.key(0), **inputs)["params"]))
+        return {path: leaves[path] for path in paths}
+
+    return jax.jit(make)()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import json
 import re
 from pathlib import Path
 
@@ -30,9 +31,9 @@ TINY = {
     },
     "model": {
         "num_layers": 2, "d_model": 16, "num_heads": 2, "num_kv_heads": None, "head_dim": None,
-        "d_ff": None, "max_len": 16,
+        "d_ff": None, "num_decoder_layers": None, "max_len": 16,
     },
-    "data": {"seq_len": 16, "val_fraction": 0.1, "eval_examples": 2},
+    "data": {"seq_len": 16, "val_fraction": 0.1, "eval_examples": 2, "min_count": 1},
 }  # fmt: skip
 
 
@@ -49,24 +50,26 @@ def spec_id(spec: str) -> str:
     return configs.experiment_name(spec)
 
 
-def shrink(cfg, text: Path):
-    """The same experiment on a short text, in numbers that two CPU cores run in seconds."""
+def shrink(cfg, files: dict[str, Path]):
+    """The same experiment on a short file, in numbers that two CPU cores run in seconds."""
     for name, values in TINY.items():
         node = cfg[name] if name else cfg
         for key, value in values.items():
             if key in node:
                 node[key] = value
-    cfg.data.path = str(text)
+    cfg.data.path = str(files[cfg.data.kind if cfg.data.kind in files else "text"])
     return cfg
 
 
 @pytest.fixture
-def text(tmp_path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_text(
-        "".join(f"{n} is {n} times one, and {n * n} is {n} squared.\n" for n in range(200))
-    )
-    return path
+def files(tmp_path) -> dict[str, Path]:
+    """A short file of each form; kinds of data that are not named are made of text."""
+    lines = [f"{n} is {n} times one, and {n * n} is {n} squared." for n in range(200)]
+    labels = [f"{line}\t{('even', 'odd')[n % 2]}" for n, line in enumerate(lines)]
+    paths = {"text": tmp_path / "text.txt", "labelled": tmp_path / "labelled.tsv"}
+    paths["text"].write_text("".join(f"{line}\n" for line in lines))
+    paths["labelled"].write_text("".join(f"{line}\n" for line in labels))
+    return paths
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -92,14 +95,22 @@ def test_loads_builds_and_finds_its_data(spec):
             assert callable(configs.implementation(cfg, name))
     for part in sources.parse(cfg.data.path):
         if not part.path.startswith(NETWORK):
-            assert sources.open_source(part.path, cfg.data.text_field).scan()[1] > 0
+            field = cfg.data.text_field.split("+")[0]
+            assert sources.open_source(part.path, field).scan()[1] > 0
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=spec_id)
-def test_two_steps_run(spec, text, tmp_path):
-    summary = jaxlm.run(shrink(configs.load(spec), text), tmp_path / "run")
+def test_two_steps_run(spec, files, tmp_path):
+    summary = jaxlm.run(shrink(configs.load(spec), files), tmp_path / "run")
     assert summary["final_step"] == 2
     assert 0 < summary["val_loss"] < 20
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    trained = {name for row in rows if row["split"] == "train" for name in row}
+    kind = configs.load(spec).data.kind
+    assert ("bits_per_byte" in trained) == (kind != "labelled")
+    assert ("fill" in trained) == (kind in ("labelled", "packed_text"))
+    shown = {"masked_text": "(predicted", "span_text": "prediction ", "labelled": "predicted "}
+    assert shown.get(kind, "=== step 2") in (tmp_path / "run" / "samples.txt").read_text()
 
 
 # --- every key is read ---------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def test_a_run_leaves_what_it_promises(folder, run_cli):
         "training FLOPs a token",
         "tokens (8 x 16)",
         "time ",
-        "xla (auto",
+        "blockwise (auto",
     ):
         assert said in first_lines, said
     losses_seen = losses(workdir)

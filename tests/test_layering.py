@@ -23,16 +23,18 @@ ALLOWED = {
     "decode": {"core"},
     "interp": {"core"},
     "eval": {"decode", "core"},
-    "train": {
-        "models", "objectives", "data", "eval", "decode", "config", "registry", "core",
-    },
-    "interop": {"models", "core"},
+    "interop": {"registry", "core"},  # models by name, at first use
     "interop.lm_eval": {"api"},
-    "api": {"train", "interop", "decode", "eval", "data", "config", "core"},
+    "train": {
+        "models", "objectives", "data", "eval", "decode", "interop", "config", "registry", "core",
+    },
+    "language_model": {"train", "interop", "decode", "eval", "data", "config", "core"},
+    "api": {"language_model", "train", "interop", "decode", "eval", "data", "config", "core"},
     "serve": {"api"},
     # command lines
     "launch": {"cli", "config", "train"},
     "generate": {"cli", "api"},
+    "convert": {"cli", "api", "train", "interop", "data", "config"},
     "prepare": {"cli", "data"},
     "train_tokenizer": {"cli", "data"},
 }  # fmt: skip

@@ -1,0 +1,126 @@
+"""Take a model over from another layout, or give one away in it.
+
+python -m jaxlm.convert import DIR_OR_GGUF RUN      a run's folder, for load, generate and --config.init_from
+python -m jaxlm.convert export RUN DIR              config.json, model.safetensors, tokenizer.json
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from jaxlm import cli
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit code: 0, or 2 for something that the user can change."""
+    parser = cli.Parser("jaxlm.convert", "Models in and out of the Hugging Face layout.")
+    parser.add_argument("direction", choices=("import", "export"))
+    parser.add_argument("source", metavar="SRC", help="a Hugging Face folder or .gguf; a run")
+    parser.add_argument("target", metavar="DST", help="a new folder")
+    options = parser.parse_args(argv)
+    work = import_model if options.direction == "import" else export_model
+    return cli.guarded(lambda: work(options.source, Path(options.target)))
+
+
+def import_model(path: str, target: Path) -> None:
+    """Make a run's folder of a model in another layout.
+
+    Raises:
+      ValueError: it is none that we can represent, or the target is in use.
+    """
+    from jaxlm import api  # after the arguments: their mistakes show at once
+    from jaxlm.interop import huggingface
+    from jaxlm.train import initial
+    from jaxlm.train import workdir as folders
+    from jaxlm.train.checkpoint import Checkpointer
+
+    _check_new(target)
+    source = initial.open_source(path)
+    if isinstance(source, initial.Run):
+        raise ValueError(f"{path} is a run already: export is the other direction")
+    lm, matched = api.load_foreign(source)
+    workdir = folders.open_workdir(target)
+    folders.claim(workdir, lm.config, lm.tokenizer)
+    huggingface.record(source.source, matched.unused, Path(workdir) / api.IMPORTED)
+    checkpoints = Checkpointer(workdir / folders.CHECKPOINTS)
+    try:
+        checkpoints.save({"params": lm.params}, {}, 0, blocking=True)
+    finally:
+        checkpoints.close()
+    print(f"{path} -> {target}: {source.source.family.NAME}, {_num_params(lm):,} parameters")
+
+
+def export_model(path: str, target: Path) -> None:
+    """Write a run's model in the Hugging Face layout.
+
+    An import is written as it was, in its types and files; a model of our own in float32.
+
+    Raises:
+      ValueError: no such run, a model that no family can represent, or the target is in use.
+    """
+    from jaxlm import api
+    from jaxlm import config as configs
+    from jaxlm.interop import huggingface
+
+    _check_new(target)
+    if api.interop.is_foreign(path):
+        raise ValueError(f"{path} is no run of ours: import it first")
+    lm = api.load(path)
+    config = configs.build(lm.config, "model")
+    imported = Path(path) / api.IMPORTED
+    if huggingface.recorded(imported) is not None:
+        target.mkdir(parents=True, exist_ok=True)
+        files = huggingface.save_again(target, config, lm.params, imported)
+        said = "as it was imported"
+    else:
+        family, hf = huggingface.family_for(lm.config.model.kind, config)
+        target.mkdir(parents=True, exist_ok=True)
+        hf |= _special_ids(lm)
+        files = huggingface.save_folder(target, family, hf, config, lm.params)
+        files += _save_tokenizer(lm, Path(path), target)
+        said = hf["model_type"]
+    print(f"{path} -> {target}: {said}, {_num_params(lm):,} parameters in {', '.join(files)}")
+
+
+def _check_new(target: Path) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} is in use: name a new folder")
+
+
+def _num_params(lm: Any) -> int:
+    import jax
+
+    return sum(leaf.size for leaf in jax.tree.leaves(lm.params))
+
+
+def _special_ids(lm: Any) -> dict[str, int]:
+    """Where a text ends, for `generate` of other tools."""
+    eos = None if lm.tokenizer is None else lm.tokenizer.eos_id
+    if eos is None:
+        return {}
+    return {"eos_token_id": eos} | ({"bos_token_id": eos} if lm.config.model.kind == "gpt" else {})
+
+
+def _save_tokenizer(lm: Any, run: Path, target: Path) -> list[str]:
+    """The names of the files written."""
+    from jaxlm.data import tokenizer_json
+    from jaxlm.interop import huggingface
+    from jaxlm.train import workdir as folders
+
+    if lm.tokenizer is None:
+        return []
+    data = tokenizer_json.to_json(lm.tokenizer)
+    if data is None:  # SentencePiece: its own file is what others read
+        (target / "tokenizer.model").write_bytes(
+            (run / folders.TOKENIZER / "tokenizer.model").read_bytes()
+        )
+        return ["tokenizer.model"]
+    names = {token_id: name for name, token_id in lm.tokenizer.special_ids().items()}
+    huggingface.save_tokenizer(target, data, names.get(lm.tokenizer.eos_id), lm.max_len)
+    return ["tokenizer.json"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

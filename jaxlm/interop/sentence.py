@@ -1,0 +1,62 @@
+"""How a folder of sentence-transformers turns hidden states into one vector: pooling, normalisation, length.
+
+Files: https://sbert.net/docs/package_reference/sentence_transformer/models.html
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+MODULES = ("Transformer", "Pooling", "Normalize")
+MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
+
+
+class Sentence(NamedTuple):
+    """Mean over the real tokens, then length 1, unless the folder says otherwise."""
+
+    pooling: str = "mean"  # or "first": the first token's state
+    normalise: bool = True
+    max_len: int = (
+        0  # tokens that are read, [CLS] and [SEP] included; 0: as many as the model has places
+    )
+
+
+def read(folder: Path) -> Sentence:
+    """What a folder says; the default without a modules.json.
+
+    Raises:
+      ValueError: a module or a pooling that we haven't, named.
+    """
+    modules = _json(folder / "modules.json")
+    if modules is None:
+        return Sentence()
+    kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
+    if other := [kind for kind in kinds if kind not in MODULES]:
+        raise ValueError(
+            f"{folder}/modules.json: {other[0]} is not known; known are {', '.join(MODULES)}"
+        )
+    mode = "mean"
+    if "Pooling" in kinds:
+        path = folder / modules[kinds.index("Pooling")]["path"] / "config.json"
+        said = _json(path) or {}
+        on = [
+            key for key, value in said.items() if key.startswith("pooling_mode") and value is True
+        ]
+        if len(on) != 1 or on[0] not in MODES:
+            raise ValueError(
+                f"{path}: {', '.join(on) or 'no mode'} can't be represented; one of {', '.join(MODES)} can"
+            )
+        mode = MODES[on[0]]
+    limit = (_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length") or 0
+    return Sentence(mode, "Normalize" in kinds, limit)
+
+
+def _json(path: Path) -> Any | None:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error

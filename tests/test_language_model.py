@@ -1,0 +1,116 @@
+"""What a loaded model can do: vectors of texts, hidden states, prompts with their template, sources of an encoder-decoder."""
+
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import stored
+
+import jaxlm
+from jaxlm import config
+from jaxlm.data import tokenizers
+from jaxlm.interop import sentence
+from jaxlm.language_model import LanguageModel
+from jaxlm.train import assembly
+
+WORDS = [*stored.WORDS, *"0123456789"][:40]
+TEXTS = ["a", "the cat sat on the mat and then some more of it", "", "two words"]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return stored.write(
+        tmp_path_factory.mktemp("bert"), stored.bert_config(), stored.bert_tensors(), WORDS
+    )
+
+
+def ids(text, limit=24):
+    """<s> text </s>, cut, as the folder's template says."""
+    return [0, *[WORDS.index(c) for c in text][: limit - 2], 1]
+
+
+def test_vectors_are_the_normalised_mean_of_each_text_alone(encoder):
+    lm = jaxlm.load(encoder)
+    found = lm.embed(TEXTS)
+    assert found.shape == (4, 16) and found.dtype == np.float32
+    for text, vector in zip(TEXTS, found, strict=True):
+        mean = np.asarray(lm.hidden(np.array([ids(text)])))[0].mean(0)
+        np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
+    np.testing.assert_allclose(lm.embed(TEXTS[3])[0], found[3], atol=1e-6)
+
+
+def test_the_folder_says_how_to_pool_and_how_much_to_read(encoder, tmp_path):
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (tmp_path / name).write_bytes((encoder / name).read_bytes())
+    kinds = [f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Pooling")]
+    modules = [{"type": kinds[0], "path": ""}, {"type": kinds[1], "path": "1_Pooling"}]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "1_Pooling").mkdir()
+    pooling = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 6}')
+    lm = jaxlm.load(tmp_path)
+    assert lm.sentence == sentence.Sentence("first", False, 6)
+    expected = np.asarray(lm.hidden(np.array([ids(TEXTS[1], limit=6)])))[0, 0]
+    np.testing.assert_allclose(lm.embed(TEXTS[1])[0], expected, atol=1e-5)
+    pooling["pooling_mode_mean_tokens"] = True
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    with pytest.raises(ValueError, match="pooling_mode_cls_token, pooling_mode_mean_tokens can't"):
+        jaxlm.load(tmp_path)
+    (tmp_path / "modules.json").write_text('[{"type": "x.models.Dense", "path": "2_Dense"}]')
+    with pytest.raises(ValueError, match="Dense is not known; known are Transformer, Pooling"):
+        jaxlm.load(tmp_path)
+
+
+def test_who_writes_no_text_and_who_is_no_sentence_encoder_says_so(encoder, tmp_path):
+    lm = jaxlm.load(encoder)
+    with pytest.raises(ValueError, match="BERT reads both ways: it writes no text"):
+        lm.generate("a")
+    with pytest.raises(ValueError, match="BERT takes no source"):
+        lm.logits([[1, 2]], source=[[1]])
+    gpt = jaxlm.load(stored.write(tmp_path, stored.LLAMA, stored.llama_tensors()))
+    with pytest.raises(ValueError, match="GPT is no sentence encoder"):
+        gpt.embed("a")
+
+
+def made(kind, template=False, **fields):
+    """A model with random weights and the characters as its tokens."""
+    cfg = config.base()
+    tokenizer = tokenizers.build("chars", ["abcdefghij "])
+    cfg.model = config.section("model", kind, vocab_size=tokenizer.vocab_size, **fields)
+    cfg.data = config.section("data", "text", seq_len=32)
+    model = assembly.make_model(cfg)
+    inputs = {name: jnp.zeros((1, 1), jnp.int32) for name in model.inputs}
+    params = nn.unbox(jax.jit(model.init)(jax.random.key(0), **inputs))["params"]
+    return LanguageModel(model, params, tokenizer, cfg, 0, template)
+
+
+def test_an_encoder_decoder_writes_from_sources_of_any_length():
+    lm = made("t5", num_layers=1, d_model=16, num_heads=2, d_ff=32)
+    prompts = ["abc", "a bad cafe"]
+    texts = lm.generate(prompts, max_tokens=4, temperature=0.0)
+    for prompt, text in zip(prompts, texts, strict=True):
+        source = [[*lm.tokenizer.encode(prompt), lm.tokenizer.eos_id]]
+        tokens = np.full((1, 5), lm.model.config.decoder_start_id)
+        for place in range(4):  # what stands behind a place does not count
+            logits = lm.logits(tokens, source=np.array(source))
+            tokens[0, place + 1] = np.asarray(logits)[0, place].argmax()
+        written = tokens[0, 1:].tolist()
+        if lm.tokenizer.eos_id in written:
+            written = written[: written.index(lm.tokenizer.eos_id)]
+        assert text == lm.tokenizer.decode(written)
+    with pytest.raises(ValueError, match="T5 needs a source"):
+        lm.logits([[0]])
+    with pytest.raises(ValueError, match=r"source must be integers \[B, S\]"):
+        lm.logits([[0]], source=[1.0])
+
+
+def test_prompts_get_the_template_where_a_model_was_trained_with_it(tmp_path):
+    """<s> before a prompt of a model that was trained elsewhere; </s>, which would end the text, not."""
+    lm = jaxlm.load(stored.write(tmp_path, stored.LLAMA, stored.llama_tensors(), WORDS))
+    assert lm._encoded(["ab"]) == [[0, 2, 3]]
+    own = LanguageModel(lm.model, lm.params, lm.tokenizer, lm.config, 0)
+    assert own._encoded(["ab"])[0].tolist() == [2, 3]
