@@ -19,9 +19,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("direction", choices=("import", "export"))
     parser.add_argument("source", metavar="SRC", help="a Hugging Face folder or .gguf; a run")
     parser.add_argument("target", metavar="DST", help="a new folder")
+    parser.add_argument(
+        "--best", action="store_true", help="export the best checkpoint instead of the newest"
+    )
     options = parser.parse_args(argv)
-    work = import_model if options.direction == "import" else export_model
-    return cli.guarded(lambda: work(options.source, Path(options.target)))
+    if options.direction == "export":
+        return cli.guarded(
+            lambda: export_model(options.source, Path(options.target), best=options.best)
+        )
+    if options.best:
+        parser.error("--best is for export")
+    return cli.guarded(lambda: import_model(options.source, Path(options.target)))
 
 
 def import_model(path: str, target: Path) -> None:
@@ -52,7 +60,7 @@ def import_model(path: str, target: Path) -> None:
     print(f"{path} -> {target}: {source.source.family.NAME}, {_num_params(lm):,} parameters")
 
 
-def export_model(path: str, target: Path) -> None:
+def export_model(path: str, target: Path, best: bool = False) -> None:
     """Write a run's model in the Hugging Face layout.
 
     An import is written as it was, in its types and files; a model of our own in float32.
@@ -67,7 +75,7 @@ def export_model(path: str, target: Path) -> None:
     _check_new(target)
     if api.interop.is_foreign(path):
         raise ValueError(f"{path} is no run of ours: import it first")
-    lm = api.load(path)
+    lm = api.load(path, best=best)
     config = configs.build(lm.config, "model")
     imported = Path(path) / api.IMPORTED
     if huggingface.recorded(imported) is not None:

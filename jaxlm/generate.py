@@ -16,7 +16,9 @@ def main(argv: list[str] | None = None) -> int:
         "jaxlm.generate",
         "Continue a text with a trained model; prints the prompt and what follows.",
     )
-    parser.add_argument("--workdir", required=True, metavar="DIR")
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="a run, a Hugging Face folder or a .gguf"
+    )
     parser.add_argument("--prompt", default="\n")
     parser.add_argument("--max_tokens", type=int, default=300)
     parser.add_argument(

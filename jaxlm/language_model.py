@@ -107,6 +107,7 @@ class LanguageModel:
             seed=seed,
             eos_id=tokenizer.eos_id,
             inputs=inputs,
+            prefix=self.config.objective.kind == samples.PREFIX_LM,
         )
         known = tokenizer.vocab_size  # a table may have rows that no text has
         return [tokenizer.decode([token for token in row if token < known]) for row in tokens]

@@ -12,6 +12,7 @@ import json
 import re
 from pathlib import Path
 
+import jax
 import pytest
 
 import jaxlm
@@ -30,7 +31,7 @@ TINY = {
         "checkpoint_every": 0, "sample_every": 0, "sample_tokens": 4,
     },
     "model": {
-        "num_layers": 2, "d_model": 16, "num_heads": 2, "num_kv_heads": None, "head_dim": None,
+        "num_layers": 1, "d_model": 16, "num_heads": 2, "num_kv_heads": None, "head_dim": None,
         "d_ff": None, "num_decoder_layers": None, "max_len": 16,
     },
     "data": {"seq_len": 16, "val_fraction": 0.1, "eval_examples": 2, "min_count": 1},
@@ -99,8 +100,24 @@ def test_loads_builds_and_finds_its_data(spec):
             assert sources.open_source(part.path, field).scan()[1] > 0
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=spec_id)
-def test_two_steps_run(spec, files, tmp_path):
+@pytest.fixture
+def quick_compiling():
+    """Two steps are worth no optimising."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        # Shrunken, an experiment is little else than its :tiny variant.
+        pytest.param(spec, marks=pytest.mark.slow) if f"{spec}:tiny" in SPECS else spec
+        for spec in SPECS
+    ],
+    ids=spec_id,
+)
+def test_two_steps_run(spec, files, tmp_path, quick_compiling):
     summary = jaxlm.run(shrink(configs.load(spec), files), tmp_path / "run")
     assert summary["final_step"] == 2
     assert 0 < summary["val_loss"] < 20

@@ -1,5 +1,6 @@
 """What a loaded model can do: vectors of texts, hidden states, prompts with their template, sources of an encoder-decoder."""
 
+import dataclasses
 import json
 
 import flax.linen as nn
@@ -39,6 +40,8 @@ def test_vectors_are_the_normalised_mean_of_each_text_alone(encoder):
     for text, vector in zip(TEXTS, found, strict=True):
         mean = np.asarray(lm.hidden(np.array([ids(text)])))[0].mean(0)
         np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
+        plain = dataclasses.replace(lm, sentence=sentence.Sentence(normalise=False))
+        np.testing.assert_allclose(plain.embed(text)[0], mean, atol=1e-5)
     np.testing.assert_allclose(lm.embed(TEXTS[3])[0], found[3], atol=1e-6)
 
 

@@ -31,6 +31,7 @@ def sample(
     seed: int = 0,
     eos_id: int | None = None,
     inputs: Mapping[str, Any] | None = None,
+    prefix: bool = False,
 ) -> list[list[int]]:
     """The new tokens of each prompt.
 
@@ -43,6 +44,7 @@ def sample(
       eos_id: a row stops before it.
       inputs: what else `init_cache` takes, an entry a row: the source of an encoder-decoder, whose prompts
         are start symbols.
+      prefix: prompts are read in both directions, as a prefix language model was trained to.
 
     Raises:
       ValueError: an empty prompt, or a number out of range.
@@ -64,6 +66,7 @@ def sample(
             model,
             max_len,
             room,
+            prefix,
             params,
             _fill(contexts, keep),
             np.asarray([len(context) for context in contexts], np.int32),
@@ -91,14 +94,15 @@ def _until(tokens: list[int], eos_id: int | None) -> list[int]:
     return tokens[: tokens.index(eos_id)] if eos_id in tokens else tokens
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _continue(
-    model, max_len, num_new, params, tokens_BT, lengths_B, key, written, temperature, inputs
+    model, max_len, num_new, prefix, params, tokens_BT, lengths_B, key, written, temperature, inputs
 ) -> Array:
     """`num_new` tokens for each row, int32 [B, num_new]."""
     batch = tokens_BT.shape[0]
     cache = model.init_cache(params, batch, max_len, **inputs)
-    output, cache = model.extend(params, cache, tokens_BT, lengths_B)
+    both_ways = {"prefix_lengths_B": lengths_B} if prefix else {}
+    output, cache = model.extend(params, cache, tokens_BT, lengths_B, **both_ways)
     row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
 
     def pick(logits_BV: Array, index: Array) -> Array:

@@ -199,7 +199,7 @@ def save_file(path: Path, tensors: Mapping[str, Outgoing]) -> None:
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
-            array = np.asarray(tensors[name].make(), DTYPES[tensors[name].dtype], order="C")
+            array = np.asarray(tensors[name].make(), DTYPES[tensors[name].dtype])
             if array.shape != tensors[name].shape:
                 raise AssertionError(f"{name} is {array.shape}, said to be {tensors[name].shape}")
             file.write(array.reshape(-1).view(np.uint8).data)

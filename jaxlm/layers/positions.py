@@ -124,7 +124,7 @@ def relative_buckets(
     count = num_buckets // 2 if bidirectional else num_buckets
     exact = count // 2
     far = np.arange(max_distance + 1)
-    # In float32, as the authors: the bucket of a distance on an edge hangs on the rounding.
+    # In float32, as the authors have it.
     steps = np.log(np.maximum(far, 1).astype(np.float32) / exact) / math.log(max_distance / exact)
     large = np.minimum(exact + (steps * (count - exact)).astype(np.int32), count - 1)
     table = np.where(far < exact, far, large).astype(np.int32)

@@ -170,6 +170,11 @@ def check_vocabulary(cfg: ConfigDict, vocab_size: int) -> None:
     own = "tokenizer" in cfg.data and cfg.data.tokenizer == TOKENIZER
     if vocab_size == rows or (own and vocab_size < rows):
         return
+    if own:
+        raise ValueError(
+            f"data.kind={cfg.data.kind} takes {vocab_size} ids with the special tokens that it adds to the "
+            f"tokenizer of init_from={cfg.init_from}, whose model has only {rows}"
+        )
     named = cfg.data.tokenizer if "tokenizer" in cfg.data else cfg.data.kind
     raise ValueError(
         f"data.tokenizer={named} gives {vocab_size} ids, but the model of init_from={cfg.init_from} has "

@@ -14,6 +14,7 @@ from jaxlm.train import assembly, parallel
 
 DEFAULT_CONTEXT = 1024  # tokens that a sample may look back on, for data without a window length
 NUM_EXAMPLES = 4
+PREFIX_LM = "prefix_lm"  # the objective of models that read a prompt in both directions
 TEMPERATURE = 0.8
 
 
@@ -55,8 +56,9 @@ class Sampler:
             temperature=TEMPERATURE,
             seed=self.cfg.seed + done,
             eos_id=self.tokenizer.eos_id,
+            prefix=self.cfg.objective.kind == PREFIX_LM,
         )
-        return prompt + self.tokenizer.decode(tokens[0])
+        return prompt + self._text(tokens[0])
 
     def _answers(self, params: PyTree) -> str:
         batch = self._examples()
@@ -86,9 +88,13 @@ class Sampler:
             lines += [
                 f"source      {self.tokenizer.decode(batch['source'][row][real])!r}",
                 f"target      {self.tokenizer.decode(target)!r}",
-                f"prediction  {self.tokenizer.decode(tokens)!r}",
+                f"prediction  {self._text(tokens)!r}",
             ]
         return "\n".join(lines)
+
+    def _text(self, tokens: list[int]) -> str:
+        """Without ids that no text has: the table of a model from `init_from` may be larger than its vocabulary."""
+        return self.tokenizer.decode([id_ for id_ in tokens if id_ < self.tokenizer.vocab_size])
 
     def _examples(self) -> Batch:
         """The first validation examples (training ones of data without validation), filled up for the mesh."""

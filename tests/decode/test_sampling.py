@@ -46,6 +46,21 @@ def test_greedy_equals_the_argmax_of_full_forward_passes(setup):
             text.append(token)
 
 
+def test_a_prefix_language_model_reads_its_prompt_in_both_directions(setup):
+    model, params = setup
+    (new,) = write(setup, PROMPTS[:1], temperature=0.0, max_tokens=6, prefix=True)
+    text = [*PROMPTS[0], *new]
+
+    @jax.jit
+    def full(tokens):
+        lengths = jnp.array([len(PROMPTS[0])], jnp.int32)
+        return model.apply({"params": params}, tokens, prefix_lengths=lengths).logits()
+
+    expected = jnp.argmax(full(jnp.array([text])), axis=-1)[0, len(PROMPTS[0]) - 1 : -1]
+    assert new == expected.tolist()
+    assert new != write(setup, PROMPTS[:1], temperature=0.0, max_tokens=6)[0]
+
+
 def test_the_seed_decides(setup):
     first = write(setup, PROMPTS, seed=1)
     assert first == write(setup, PROMPTS, seed=1)

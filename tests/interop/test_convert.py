@@ -144,6 +144,15 @@ def test_folders_that_do_not_fit_are_refused(tmp_path, capsys):
         (("import", source, source), "is in use: name a new folder"),
         (("export", source, tmp_path / "x"), "is no run of ours: import it first"),
         (("export", tmp_path, tmp_path / "x"), "is no run's folder"),
+        (
+            (
+                "export",
+                stored.make_run(tmp_path / "run", num_layers=1, d_model=16, num_heads=2),
+                tmp_path / "x",
+                "--best",
+            ),
+            "was saved with a metric",
+        ),
     ]:
         assert run(*arguments) == 2
         assert message in capsys.readouterr().err

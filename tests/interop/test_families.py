@@ -101,6 +101,7 @@ def test_what_tells_mistral_and_qwen_from_llama():
         (llama, of("llama", rope_scaling={"type": "dynamic", "factor": 2.0}), "rope_scaling.type"),
         (llama, of("llama", rope_scaling={"rope_type": "linear"}), "no rope_scaling.factor"),
         (llama, of("llama", rope_scaling=LLAMA31 | {"mscale": 1.0}), "rope_scaling.mscale"),
+        (llama, of("llama", rope_scaling=LLAMA31 | {"truncate": False}), "rope_scaling.truncate=False"),
         (llama, of("llama", partial_rotary_factor=0.5), "partial_rotary_factor=0.5"),
         (llama, of("mistral", num_key_value_heads=None) | {"hidden_size": None}, "no hidden_size"),
         (

@@ -44,7 +44,7 @@ def write(path, kinds=Type.F32, pre="gpt-2", arrays=None, **meta):
     for name, value in (values | meta).items():
         writer.add_uint32(f"llama.{name}", value)
     writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-6)
-    tokens = ["<end>", "a", "b", "c", "Ġ", "ab", "Ġa", *"defgh", *"0123456789"]
+    tokens = ["<end>", "a", "b", "c", "Ġ", "ab", "Ġa", *"defgh", *"0123456789", "bab"]
     tokens += [f"<{i}>" for i in range(40 - len(tokens))]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
@@ -115,7 +115,7 @@ def test_the_vocabulary_by_hand(tmp_path):
 
 
 def test_pretokenizers_cut_as_their_models_do(tmp_path):
-    """gpt-2 keeps a number whole, smollm cuts each digit, llama-bpe three at a time."""
+    """gpt-2 keeps a number whole, smollm cuts each digit, llama-bpe cuts three at a time."""
     cuts = {}
     for pre in ("gpt-2", "smollm", "llama-bpe"):
         write(tmp_path / "m.gguf", pre=pre, arrays=ARRAYS)
@@ -126,6 +126,8 @@ def test_pretokenizers_cut_as_their_models_do(tmp_path):
         cuts[pre] = [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str("a 12345")]
         begin = [1] if pre == "llama-bpe" else []  # whose texts start with <|begin_of_text|>
         assert tokenizer.encode("c").ids == [*begin, 3]
+        whole = [22] if pre == "llama-bpe" else [2, 5]  # a word of the vocabulary needs no merges
+        assert tokenizer.encode("bab").ids == [*begin, *whole]
     assert cuts["gpt-2"] == ["a", "Ġ12345"]
     assert cuts["smollm"] == ["a", "Ġ", "1", "2", "3", "4", "5"]
     assert cuts["llama-bpe"] == ["a", "Ġ", "123", "45"]

@@ -1,6 +1,9 @@
 """docs/attention.md says what is true: it is what the command writes, and every "yes" is run by a test."""
 
+import sys
+
 import attention_table
+import bench_attention
 import test_attention_backends as ran
 
 
@@ -22,3 +25,11 @@ def test_every_yes_was_run_against_the_reference():
                 assert all(name in ran.names_of(form) for form in forms[backend])
             else:
                 assert (name, backend) in ran.REFUSED
+
+
+def test_the_benchmark_prints_its_table(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench_attention.py", "--lengths", "16", "--rounds", "1"])
+    bench_attention.main()
+    header, _, row = capsys.readouterr().out.splitlines()
+    assert header == "| T | xla, ms | blockwise, ms | xla, MiB | blockwise, MiB |"
+    assert row.startswith("| 16 | ")

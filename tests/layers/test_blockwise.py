@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxlm.layers import attention_backends, blockwise
 from jaxlm.layers.attention_backends import Spec
@@ -31,6 +32,29 @@ def test_blocks_that_nobody_sees_are_not_read(monkeypatch, unrolled):
     _, window = both(jnp.ones((1, 1, 40, 4)), longer)
     seen = np.isfinite(np.asarray(window)[0, 0, :, 0])
     assert seen.tolist() == [True] * 16 + [False] * 16 + [True] * 8
+
+
+def test_rows_on_eight_devices_are_as_on_one(monkeypatch):
+    """The loops' ends hang on the longest prefix of all rows."""
+    monkeypatch.setattr(blockwise, "BLOCK", 8)
+    monkeypatch.setattr(blockwise, "UNROLL_TO", 0)
+    q, k, v = np.random.default_rng(0).normal(size=(3, 8, 1, 32, 4)).astype("float32")
+    prefixes = np.array([0, 3, 8, 9, 1, 17, 32, 24], np.int32)
+
+    @jax.jit
+    def grads(q, k, v, prefix_B):
+        def loss(*arrays):
+            return jnp.sum(
+                attention_backends.attend(*arrays, Spec(), "blockwise", prefix_B=prefix_B) ** 2
+            )
+
+        return jax.grad(loss, (0, 1, 2))(q, k, v)
+
+    rows = NamedSharding(Mesh(jax.devices(), ("data",)), PartitionSpec("data"))
+    one, eight = (grads(*jax.device_put((q, k, v, prefixes), where)) for where in (None, rows))
+    assert len(eight[0].sharding.device_set) == 8
+    for left, right in zip(one, eight, strict=True):
+        np.testing.assert_allclose(left, right, rtol=0, atol=1e-6)
 
 
 def peak(backend, length):

@@ -66,6 +66,7 @@ def make_families():
 
 
 FAMILIES = make_families()
+QUICK = {"xla_backend_optimization_level": 0}  # compiling is all that these tests spend time on
 
 
 def make_step(family, num_micro_batches=1):
@@ -79,7 +80,9 @@ def test_micro_batches_agree_on_ragged_weights(name):
     family = FAMILIES[name]
     state = nn.unbox(make_step(family).init(jax.random.key(0), family.batch))
     whole, *parts = (
-        jax.jit(make_step(family, count).loss_and_gradients)(state, family.batch)
+        jax.jit(make_step(family, count).loss_and_gradients, compiler_options=QUICK)(
+            state, family.batch
+        )
         for count in (1, 2, 4)
     )
     for part in parts:
@@ -97,14 +100,15 @@ def test_eight_devices_train_as_one_does(name):
     family = FAMILIES[name]
     step = make_step(family, 2)
     boxed = step.init(jax.random.key(0), family.batch)
-    alone, metrics = jax.jit(step.step)(nn.unbox(boxed), family.batch)
+    state = nn.unbox(boxed)
+    alone, metrics = jax.jit(step.step, compiler_options=QUICK)(state, family.batch)
 
     mesh = parallel.make_mesh(parallel.Config(data=2, fsdp=2, tensor=2))
     shardings = parallel.state_shardings(boxed, mesh)
     with jax.set_mesh(mesh), nn.logical_axis_rules(parallel.RULES):
-        compiled = jax.jit(step.step, out_shardings=(shardings, None))
+        compiled = jax.jit(step.step, out_shardings=(shardings, None), compiler_options=QUICK)
         placed = parallel.placer(mesh)(family.batch)
-        spread, spread_metrics = compiled(jax.device_put(nn.unbox(boxed), shardings), placed)
+        spread, spread_metrics = compiled(jax.device_put(state, shardings), placed)
     np.testing.assert_allclose(spread_metrics["loss_total"], metrics["loss_total"], rtol=1e-5)
     np.testing.assert_allclose(spread_metrics["grad_norm"], metrics["grad_norm"], rtol=1e-4)
     for left, right in zip(

@@ -1,5 +1,7 @@
 """`init_from`: a run that starts from other weights, and whose architecture and tokenizer those are."""
 
+import shutil
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -87,22 +89,43 @@ def test_weights_and_averages_are_the_sources_in_the_shards_of_the_mesh(folder, 
     assert lines == [f"weights    21 parameters from {folder / 'hf'}"]
 
 
-def test_a_run_starts_from_a_folder_resumes_and_is_a_start_itself(folder, tmp_path, capsys):
-    """A learning rate of 1e-9: what comes out is what went in."""
-    cfg = experiment(folder)
-    first = jaxlm.run(cfg, tmp_path / "one")
-    assert f"weights    21 parameters from {folder / 'hf'}" in capsys.readouterr().out
-    tokens = np.array([[3, 4, 5, 6]])
-    start = jaxlm.load(folder / "hf").logits(tokens)
-    np.testing.assert_allclose(jaxlm.load(tmp_path / "one").logits(tokens), start, atol=1e-4)
-    assert jaxlm.run(cfg, tmp_path / "one")["state_sha256"] == first["state_sha256"]
+@pytest.mark.slow
+def test_a_run_trains_from_a_folder_and_goes_on_from_its_own_checkpoint(folder, tmp_path, capsys):
+    cfg = experiment(
+        folder, optim__learning_rate="1e-2", checkpoint_every="1", step__ema_decay="0.5"
+    )
+    whole = jaxlm.run(experiment_of(cfg, 2), tmp_path / "whole")
+    assert capsys.readouterr().out.count(f"weights    21 parameters from {folder / 'hf'}") == 1
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "00000002")
+    (tmp_path / "cut" / "summary.json").unlink()
+    again = jaxlm.run(experiment_of(cfg, 2), tmp_path / "cut")
+    assert "resumed    step 1" in (said := capsys.readouterr().out) and "weights  " not in said
+    assert again["state_sha256"] == whole["state_sha256"]
 
-    cfg.init_from = str(tmp_path / "one")
     lines = []
-    state = first_state(resolved(cfg), lines)
-    assert lines == [f"weights    21 parameters from {tmp_path / 'one'}"]
-    params = jaxlm.load(tmp_path / "one").params
-    for name, leaf in mapping.flatten(params).items():
+    cfg.init_from = str(tmp_path / "whole")
+    state = first_state(resolved(cfg), lines)  # from the averages, which are what was scored
+    assert lines == [f"weights    21 parameters from {tmp_path / 'whole'}"]
+    averages = mapping.flatten(jaxlm.load(tmp_path / "whole").params)
+    for name, leaf in mapping.flatten(state.params).items():
+        np.testing.assert_array_equal(averages[name], leaf)
+
+
+def experiment_of(cfg, num_steps):
+    cfg = cfg.copy_and_resolve_references()
+    cfg.num_steps = num_steps
+    return cfg
+
+
+def test_a_run_of_our_own_is_a_start_with_its_tokenizer(folder, tmp_path):
+    stored.make_run(tmp_path / "run", num_layers=1, d_model=16, num_heads=2, max_len=16)
+    lines = []
+    cfg = resolved(experiment(folder, init_from=str(tmp_path / "run")))
+    assert (cfg.model.vocab_size, cfg.model.d_model, cfg.model.dropout) == (257, 16, 0.25)
+    state = first_state(cfg, lines)
+    assert lines == [f"weights    20 parameters from {tmp_path / 'run'}"]
+    for name, leaf in mapping.flatten(jaxlm.load(tmp_path / "run").params).items():
         np.testing.assert_array_equal(mapping.flatten(state.params)[name], leaf)
 
 

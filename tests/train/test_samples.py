@@ -18,7 +18,7 @@ from jaxlm.train.samples import Sampler
 class Letters:
     """Id 1 is "a", 2 is "b", ...; 0 is the start and the end."""
 
-    eos_id = 0
+    eos_id, vocab_size = 0, 9
 
     def decode(self, ids):
         return "".join(chr(ord("a") + int(id) - 1) for id in ids)

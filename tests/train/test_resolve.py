@@ -1,0 +1,42 @@
+"""What a config is told by its data: the number of classes; and data, model and evaluators that do not fit."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from jaxlm import config
+from jaxlm.core.types import TaskInfo
+from jaxlm.models.bert import BERT, BERTConfig
+from jaxlm.objectives.classification import Classification, Config
+from jaxlm.train import assembly
+
+TASK = SimpleNamespace(info=TaskInfo(10, {}, labels=("even", "odd")))
+
+
+def make_config(**model):
+    cfg = config.base()
+    cfg.model = config.section("model", "bert", head="sequence", **model)
+    return cfg
+
+
+def test_the_number_of_classes_comes_from_the_data():
+    assert assembly.resolve(make_config(), TASK).model.num_labels == 2
+    assert assembly.resolve(make_config(num_labels=2), TASK).model.num_labels == 2
+    text = SimpleNamespace(info=TaskInfo(10, {}))
+    assert assembly.resolve(make_config(num_labels=5), text).model.num_labels == 5
+
+
+def test_another_number_is_refused():
+    with pytest.raises(ValueError, match="model.num_labels=3, but the data has 2 classes"):
+        assembly.resolve(make_config(num_labels=3), TASK)
+
+
+def test_a_model_without_classes_is_refused():
+    with pytest.raises(ValueError, match='2 classes, and model.kind="gpt" has no head for them'):
+        assembly.resolve(config.base(), TASK)
+
+
+def test_a_head_that_is_not_one_of_classes_is_refused():
+    model = BERT(BERTConfig(vocab_size=10, head="mlm", num_labels=2))
+    with pytest.raises(ValueError, match='model.head="sequence" or "token", not "mlm"'):
+        Classification(Config(), model)
