@@ -1,7 +1,7 @@
 """A BERT fine-tuned to classify texts; by default the sections of Debian packages, from their descriptions.
 
     python -m jaxlm.launch --config experiments/finetune_classify.py --config.init_from=PATH --config.data.tokenizer=init_from
-    python -m jaxlm.launch --config experiments/finetune_classify.py:tiny     a small one from scratch: two cores, under a minute
+    python -m jaxlm.launch --config experiments/finetune_classify.py:tiny     a small one from scratch: two cores, under 3 minutes
 
 PATH is a BERT in the Hugging Face layout, or a run of bert_base.py; its shape, weights and tokenizer are taken, and a new head
 is put on the mean of its last states. Without init_from a BERT base starts from scratch. Other data: --config.data.path=FILE.tsv

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from jaxlm import config as configs
 from jaxlm import interop
 from jaxlm.core.types import PyTree
-from jaxlm.interop import mapping, sentence
+from jaxlm.interop import huggingface, mapping, sentence
 from jaxlm.language_model import LanguageModel
 from jaxlm.train import assembly, initial, loop, runtime
 from jaxlm.train import workdir as folders
@@ -72,6 +72,7 @@ def load(path: Any, *, best: bool = False) -> LanguageModel:
         step,
         template=imported.is_dir(),
         sentence=sentence.read(imported),
+        labels=folders.read_labels(workdir),
     )
 
 
@@ -102,6 +103,7 @@ def load_foreign(source: initial.Foreign) -> tuple[LanguageModel, mapping.Matche
         step=0,
         template=True,
         sentence=sentence.read(source.source.path),
+        labels=huggingface.labels(source.source.hf, getattr(config, "num_labels", 0)),
     )
     return lm, matched
 

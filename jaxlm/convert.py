@@ -50,7 +50,7 @@ def import_model(path: str, target: Path) -> None:
         raise ValueError(f"{path} is a run already: export is the other direction")
     lm, matched = api.load_foreign(source)
     workdir = folders.open_workdir(target)
-    folders.claim(workdir, lm.config, lm.tokenizer)
+    folders.claim(workdir, lm.config, lm.tokenizer, lm.labels)
     huggingface.record(source.source, matched.unused, Path(workdir) / api.IMPORTED)
     checkpoints = Checkpointer(workdir / folders.CHECKPOINTS)
     try:
@@ -85,7 +85,7 @@ def export_model(path: str, target: Path, best: bool = False) -> None:
     else:
         family, hf = huggingface.family_for(lm.config.model.kind, config)
         target.mkdir(parents=True, exist_ok=True)
-        hf |= _special_ids(lm)
+        hf |= _special_ids(lm) | (huggingface.label_entries(lm.labels) if lm.labels else {})
         files = huggingface.save_folder(target, family, hf, config, lm.params)
         files += _save_tokenizer(lm, Path(path), target)
         said = hf["model_type"]

@@ -33,6 +33,7 @@ class LanguageModel:
         False  # prompts get the special tokens that the tokenizer's file says: trained elsewhere
     )
     sentence: Sentence = Sentence()
+    labels: tuple[str, ...] = ()  # of a classifier, in id order
 
     def logits(self, tokens_BT: Any, source: Any = None) -> Array:
         """Logits after every position, float32 [B, T, V], of token ids int [B, T].

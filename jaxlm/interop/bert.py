@@ -78,7 +78,7 @@ def config(hf: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hf_config(config: Any) -> dict[str, Any]:
-    """config.json; classes are called LABEL_0, LABEL_1, ...
+    """config.json; classes are called LABEL_0, LABEL_1, ... where nobody names them.
 
     Raises:
       ValueError: a field has a value that BERT has not.

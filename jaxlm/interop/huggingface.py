@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -214,6 +214,19 @@ def save_folder(
     text = json.dumps({**hf, "dtype": "float32"}, indent=2)
     (folder / CONFIG).write_text(text + "\n")
     return tensors.save_folder(folder, outgoing, max_shard_bytes)
+
+
+def labels(hf: Mapping[str, Any], num_labels: int) -> tuple[str, ...]:
+    """The names of a classifier's classes, in id order; () where config.json does not name them all."""
+    names = {int(number): name for number, name in (hf.get("id2label") or {}).items()}
+    complete = num_labels and set(names) == set(range(num_labels))
+    return tuple(names[number] for number in range(num_labels)) if complete else ()
+
+
+def label_entries(names: Sequence[str]) -> dict[str, Any]:
+    """What `labels` reads, for config.json."""
+    numbered = {str(number): name for number, name in enumerate(names)}
+    return {"id2label": numbered, "label2id": {n: i for i, n in enumerate(names)}}
 
 
 def save_tokenizer(folder: Path, tokenizer_json: bytes, eos: str | None, max_len: int) -> None:

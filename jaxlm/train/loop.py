@@ -51,7 +51,8 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
     cfg = assembly.fix_micro_batch(cfg, example, folders.recorded(workdir))
     parts = assembly.assemble(cfg, task, example)
     config = configs.build(cfg, "checkpoint")
-    folders.claim(workdir, cfg, task.info.tokenizer)  # last: what is refused leaves no trace
+    # Last: what is refused leaves no trace.
+    folders.claim(workdir, cfg, task.info.tokenizer, task.info.labels)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(parts.mesh))
         stack.enter_context(nn.logical_axis_rules(parallel.RULES))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jaxlm.core.types import Tokenizer
 from jaxlm.data import tokenizers
 
 CONFIG, SUMMARY, TOKENIZER = "config.json", "summary.json", "tokenizer"
+LABELS = "labels.json"
 CHECKPOINTS = "checkpoints"
 
 
@@ -69,6 +71,12 @@ def load_tokenizer(workdir: epath.Path) -> Tokenizer | None:
     return tokenizer
 
 
+def read_labels(workdir: epath.Path) -> tuple[str, ...]:
+    """The names of a classifier's classes, in id order."""
+    path = workdir / LABELS
+    return tuple(json.loads(path.read_text())) if path.exists() else ()
+
+
 def read_summary(workdir: epath.Path) -> dict[str, Any] | None:
     """What a finished run has recorded of itself."""
     path = workdir / SUMMARY
@@ -85,8 +93,13 @@ def _has_checkpoint(workdir: epath.Path) -> bool:
     return folder.exists() and any(folder.iterdir()) and (workdir / CONFIG).exists()
 
 
-def claim(workdir: epath.Path, cfg: ConfigDict, tokenizer: Tokenizer | None) -> None:
-    """Record config and tokenizer in a new folder; in one with checkpoints, insist that they are the same.
+def claim(
+    workdir: epath.Path,
+    cfg: ConfigDict,
+    tokenizer: Tokenizer | None,
+    labels: Sequence[str] = (),
+) -> None:
+    """Record config, tokenizer and names of classes in a new folder; in one with checkpoints, insist that they are the same.
 
     Raises:
       ValueError: the folder belongs to another config or tokenizer; what differs is listed.
@@ -108,6 +121,8 @@ def claim(workdir: epath.Path, cfg: ConfigDict, tokenizer: Tokenizer | None) -> 
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder)
         (workdir / "tokenizer.sha256").write_text(tokenizer.digest + "\n")
+    if labels:
+        (workdir / LABELS).write_text(json.dumps(labels, ensure_ascii=False) + "\n")
     configs.save(cfg, path)
 
 

@@ -103,3 +103,16 @@ def test_outputs_of_a_model_and_text_without_classes():
 def test_nothing_to_score_is_an_error():
     with pytest.raises(ValueError, match="no target to score"):
         run(LABELS, [make_batch([0], [0], [0])])
+
+
+def test_places_of_weight_zero_in_a_row_count_for_nothing():
+    batch = {
+        "predictions": np.array([[0, 1, 2], [2, 2, 2]]),
+        "targets": np.array([[0, 0, 2], [2, 1, 2]]),
+        "weights": np.array([[1.0, 1, 0], [1, 0, 0]]),
+        "nll": np.array([[1.0, 2, 50], [3, 50, 50]]),
+    }
+    rows = run(LABELS, [batch])
+    assert rows["accuracy"].value == 2 / 3
+    assert rows["loss"].value == 2.0
+    assert rows["majority"].value == 2 / 3

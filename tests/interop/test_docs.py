@@ -6,6 +6,7 @@ from pathlib import Path
 
 import stored
 
+import jaxlm
 from jaxlm import convert, launch
 from jaxlm.interop import huggingface
 
@@ -43,6 +44,7 @@ def test_an_import_a_fine_tuning_and_an_export_in_four_commands(tmp_path, monkey
     assert "weights    23 parameters from runs/my-bert" in said
     assert "fresh      not in it, so drawn by the seed: classifier/bias, classifier/kernel" in said
     assert re.search(r"\[\[\[-?\d.*-?\d.*\]\]\]", said)  # two classes of one text
+    assert jaxlm.load("runs/sections").labels == jaxlm.load("my-classifier").labels == ("x", "y")
 
 
 def test_every_name_that_is_ignored_stands_in_the_table():
