@@ -307,10 +307,12 @@ def read(path: Any) -> ConfigDict:
     """
     try:
         values = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is no saved config ({error}): is this a run's directory?"
         ) from error
+    if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
+        raise ValueError(f"{path} is no saved config (no model in it): is this a run's directory?")
     return ConfigDict(values)
 
 

@@ -6,7 +6,10 @@ python -m jaxlm.convert export RUN DIR              config.json, model.safetenso
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +52,15 @@ def import_model(path: str, target: Path) -> None:
     if isinstance(source, initial.Run):
         raise ValueError(f"{path} is a run already: export is the other direction")
     lm, matched = api.load_foreign(source)
-    workdir = folders.open_workdir(target)
-    folders.claim(workdir, lm.config, lm.tokenizer, lm.labels)
-    huggingface.record(source.source, matched.unused, Path(workdir) / api.IMPORTED)
-    checkpoints = Checkpointer(workdir / folders.CHECKPOINTS)
-    try:
-        checkpoints.save({"params": lm.params}, {}, 0, blocking=True)
-    finally:
-        checkpoints.close()
+    with _made_whole(target) as folder:
+        workdir = folders.open_workdir(folder)
+        folders.claim(workdir, lm.config, lm.tokenizer, lm.labels)
+        huggingface.record(source.source, matched.unused, Path(workdir) / api.IMPORTED)
+        checkpoints = Checkpointer(workdir / folders.CHECKPOINTS)
+        try:
+            checkpoints.save({"params": lm.params}, {}, 0, blocking=True)
+        finally:
+            checkpoints.close()
     print(f"{path} -> {target}: {source.source.family.NAME}, {_num_params(lm):,} parameters")
 
 
@@ -79,15 +83,15 @@ def export_model(path: str, target: Path, best: bool = False) -> None:
     config = configs.build(lm.config, "model")
     imported = Path(path) / api.IMPORTED
     if huggingface.recorded(imported) is not None:
-        target.mkdir(parents=True, exist_ok=True)
-        files = huggingface.save_again(target, config, lm.params, imported)
+        with _made_whole(target) as folder:
+            files = huggingface.save_again(folder, config, lm.params, imported)
         said = "as it was imported"
     else:
         family, hf = huggingface.family_for(lm.config.model.kind, config)
-        target.mkdir(parents=True, exist_ok=True)
         hf |= _special_ids(lm) | (huggingface.label_entries(lm.labels) if lm.labels else {})
-        files = huggingface.save_folder(target, family, hf, config, lm.params)
-        files += _save_tokenizer(lm, Path(path), target)
+        with _made_whole(target) as folder:
+            files = huggingface.save_folder(folder, family, hf, config, lm.params)
+            files += _save_tokenizer(lm, Path(path), folder)
         said = hf["model_type"]
     print(f"{path} -> {target}: {said}, {_num_params(lm):,} parameters in {', '.join(files)}")
 
@@ -95,6 +99,23 @@ def export_model(path: str, target: Path, best: bool = False) -> None:
 def _check_new(target: Path) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} is in use: name a new folder")
+
+
+@contextlib.contextmanager
+def _made_whole(target: Path) -> Iterator[Path]:
+    """A folder beside `target` that takes its name once all is in it: no half of a model is ever left under it."""
+    target = target.absolute()
+    part = target.with_name(f".{target.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise ValueError(f"{target} can't be written ({error}): name another folder") from error
+    try:
+        yield part
+        part.replace(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _num_params(lm: Any) -> int:
@@ -126,7 +147,14 @@ def _save_tokenizer(lm: Any, run: Path, target: Path) -> list[str]:
         )
         return ["tokenizer.model"]
     names = {token_id: name for name, token_id in lm.tokenizer.special_ids().items()}
-    huggingface.save_tokenizer(target, data, names.get(lm.tokenizer.eos_id), lm.max_len)
+    huggingface.save_tokenizer(
+        target,
+        data,
+        names.get(lm.tokenizer.eos_id),
+        lm.max_len,
+        special=names.values(),
+        token_types=lm.config.model.kind == "bert",
+    )
     return ["tokenizer.json"]
 
 

@@ -160,8 +160,7 @@ class LanguageModel:
     @property
     def max_len(self) -> int:
         """Positions that were trained."""
-        data = self.config.data
-        return data.seq_len if "seq_len" in data else samples.DEFAULT_CONTEXT
+        return samples.context_length(self.config)
 
 
 def wants_source(model: Any) -> bool:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm import cli
-from jaxlm.data import cache, prepared, sources, tokenizers
+from jaxlm.data import cache, prepared, sources, special_tokens, tokenizers
 
 
 def run(
@@ -57,7 +57,8 @@ def run(
     started = time.perf_counter()
     files = [file for path in paths for file in sources.find_files(path, "--path")]
     source = sources.open_files(" ".join(paths), files, text_field)
-    made_with = tokenizers.build(tokenizer, (text for text, _ in source.pieces()))
+    texts = (text for text, _ in source.pieces())
+    made_with = special_tokens.base(tokenizers.build(tokenizer, texts))
     plan = prepared.make_plan(source, text_field, made_with, max(1, int(shard_mb * 1e6)))
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)

@@ -49,10 +49,11 @@ def open_parts(config: Any) -> tuple[Any, list[Part]]:
     ]
     scans = [None if isinstance(one, prepared.Prepared) else _scan(one) for one in opened]
     tokenizer = make_tokenizer(config.tokenizer, opened, scans)
+    encoder = special_tokens.base(tokenizer)  # files are the same, whatever tokens were appended
     parts = [
-        _prepared_part(part, source, config, tokenizer)
+        _prepared_part(part, source, config, encoder)
         if scan is None
-        else _text_part(part, source, scan, config, tokenizer)
+        else _text_part(part, source, scan, config, encoder)
         for part, source, scan in zip(named, opened, scans, strict=True)
     ]
     return tokenizer, parts
@@ -71,7 +72,7 @@ def _text_part(
     key = {
         "format": _FORMAT,
         "source": digest,
-        "tokenizer": special_tokens.base(tokenizer).digest,
+        "tokenizer": tokenizer.digest,
         "train_units": num_train,
     }
     entry = cache.fetch(key, lambda folder: _tokenise(source, tokenizer, num_train, folder))
@@ -84,7 +85,7 @@ def _text_part(
 def _prepared_part(
     part: sources.Part, source: prepared.Prepared, config: Any, tokenizer: Any
 ) -> Part:
-    if source.tokenizer_digest != special_tokens.base(tokenizer).digest:
+    if source.tokenizer_digest != tokenizer.digest:
         raise ValueError(
             f"data.tokenizer={config.tokenizer} is not the one that data.path={part.path} "
             f"was prepared with ({source.tokenizer_name})"

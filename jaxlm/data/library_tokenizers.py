@@ -34,7 +34,9 @@ class JsonTokenizer:
 
         try:
             tokenizer = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
-        except Exception as error:  # the library raises bare Exception
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises bare Exception, and panics below that
             raise ValueError(f"{where} is not a tokenizer.json: {error}") from error
         added = tokenizer.get_added_tokens_decoder().values()
         special = {token.content for token in added if token.special}

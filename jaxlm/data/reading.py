@@ -156,6 +156,8 @@ def _parsed(line: bytes, where: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where} is not JSON: {error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+        raise ValueError(f"{where} is not JSON that can be read: {error}") from error
 
 
 def record_text(
@@ -170,10 +172,19 @@ def record_text(
     if not isinstance(text, str):
         kind = type(text).__name__
         raise ValueError(f"{where}: field {field!r} is {kind}, not text; set {option}")
+    return encodable(text, f"{where}: field {field!r}")
+
+
+def encodable(text: str, where: str) -> str:
+    """The text itself.
+
+    Raises:
+      ValueError: it can't be written as UTF-8.
+    """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"{where}: field {field!r} holds half a surrogate pair") from error
+        raise ValueError(f"{where} holds half a surrogate pair") from error
     return text
 
 
@@ -209,7 +220,7 @@ def digest_and_characters(file: BinaryIO, name: str) -> tuple[str, int]:
 def digest_and_records(file: BinaryIO) -> tuple[str, int]:
     """SHA-256 and number of lines that aren't blank of a JSON Lines file."""
     digest, count = hashlib.sha256(), 0
-    for line in file:
+    for number, line in enumerate(file):
         digest.update(line)
-        count += bool(line.strip())
+        count += bool((line if number else line.removeprefix(codecs.BOM_UTF8)).strip())
     return digest.hexdigest(), count

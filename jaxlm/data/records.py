@@ -59,7 +59,7 @@ class Source:
             form = bundled.entry(name)["format"]
             self._files = [InputFile(path, lambda: io.BytesIO(bundled.read(name)))]
         else:
-            paths = find_files(path, option)
+            paths = find_files(path, option, "a file or glob, bundled:NAME")
             forms = {file.rpartition(".")[2] for file in paths}
             form = forms.pop() if len(forms) == 1 else ", ".join(sorted(forms))
             self._files = [InputFile(file, functools.partial(open, file, "rb")) for file in paths]
@@ -89,7 +89,7 @@ class Source:
         """Every line, in order."""
         for file in self._files:
             with file.open() as opened:
-                for where, row in self._read(opened, file.name):
+                for where, row in self._read(opened, f"{self.option}={file.name}"):
                     yield self._parse(row, where)
 
     def pieces(self) -> Iterator[tuple[str, bool]]:
@@ -196,14 +196,14 @@ class _Writer:
         self._size = int(ends[-1])
 
 
-def check_columns(row: Sequence[str], where: str, names: Sequence[str]) -> None:
-    """Refuse a line of a TSV file with another number of columns.
+def check_columns(row: Sequence[str], where: str, names: Sequence[str], because: str = "") -> None:
+    """Refuse a line of a TSV file with another number of columns; `because` says why these.
 
     Raises:
       ValueError: it has.
     """
     if len(row) != len(names):
-        raise ValueError(f"{where} has {len(row)} columns: expected {' TAB '.join(names)}")
+        raise ValueError(f"{where} has {len(row)} columns: expected {' TAB '.join(names)}{because}")
 
 
 def label(value: Any, where: str, what: str) -> str:
@@ -212,6 +212,6 @@ def label(value: Any, where: str, what: str) -> str:
     Raises:
       ValueError: it is missing, or neither text nor a whole number.
     """
-    if not isinstance(value, str | int) or value == "":
+    if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
         raise ValueError(f"{where} has no label: {what} is {value!r}, not text or a whole number")
-    return str(value)
+    return reading.encodable(str(value), f"{where}: {what}")

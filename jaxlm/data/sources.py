@@ -96,7 +96,7 @@ def open_source(path: str, text_field: str = "text") -> Source:
         return _tfds(path, rest, text_field)
     if colon and scheme == "hf":
         return _hugging_face(path, rest, text_field)
-    return open_files(path, find_files(path), text_field)
+    return open_files(path, find_files(path, accepted=_SCHEMES), text_field)
 
 
 def open_files(name: str, paths: Sequence[str], text_field: str) -> Source:
@@ -110,8 +110,13 @@ def open_files(name: str, paths: Sequence[str], text_field: str) -> Source:
     return RecordFiles(name, files, text_field) if is_records.pop() else TextFiles(name, files)
 
 
-def find_files(path: str, what: str = "data.path") -> list[str]:
-    """The files that a path or glob names, sorted; `what` is the option it came from.
+def find_files(path: str, what: str = "data.path", accepted: str = "") -> list[str]:
+    """The files that a path or glob names, sorted.
+
+    Args:
+      path: a file or glob.
+      what: the option it came from, for messages.
+      accepted: what that option takes, for messages.
 
     Raises:
       ValueError: none.
@@ -125,8 +130,7 @@ def find_files(path: str, what: str = "data.path") -> list[str]:
         if found:
             return found
         raise ValueError(f"{what}={path}: no file matches")
-    accepted = f"; accepted: {_SCHEMES}" if what == "data.path" else ""
-    raise ValueError(f"{what}={path}: no such file{accepted}")
+    raise ValueError(f"{what}={path}: no such file{accepted and f'; accepted: {accepted}'}")
 
 
 class TextFiles:

@@ -59,7 +59,7 @@ def build(name_or_path: str, texts: Iterable[str] = ()) -> Any:
     if not name_or_path.endswith((".json", ".model")):
         raise ValueError(
             f"{where} is not known{nearest(name_or_path, NAMED)}; accepted: {', '.join(NAMED)}, "
-            "or the path of a tokenizer.json, of a SentencePiece *.model or of a folder with one"
+            "init_from, or the path of a tokenizer.json, of a SentencePiece *.model or of a folder with one"
         )
     path = open_path(name_or_path)
     if not path.is_file():

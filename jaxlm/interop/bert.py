@@ -14,11 +14,19 @@ from jaxlm.interop.mapping import Entry
 NAME, KIND = "BERT", "bert"
 MODEL_TYPES = ("bert",)
 PREFIX = "bert."
-ALIASES = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))
+ALIASES = (
+    ("LayerNorm.weight", "LayerNorm.gamma"),
+    ("LayerNorm.bias", "LayerNorm.beta"),
+    ("cls.predictions.bias", "cls.predictions.decoder.bias"),  # where only the copy was kept
+)
 IGNORED = (
     r"embeddings\.(position_ids|token_type_ids)$",  # buffers
     r"^cls\.predictions\.decoder\.",  # copies of the embedding and of cls.predictions.bias
 )
+COPIES = {
+    r"^cls\.predictions\.decoder\.weight$": "embed/embedding",
+    r"^cls\.predictions\.decoder\.bias$": "mlm/bias",
+}
 OPTIONAL = ("pooler", "mlm", "classifier")
 HEADS = (r"^(bert\.)?pooler\.", r"^cls\.", r"^classifier\.", r"^qa_outputs\.")
 
@@ -52,7 +60,7 @@ def config(hf: Mapping[str, Any]) -> dict[str, Any]:
     read.only("is_decoder", False)
     read.only("add_cross_attention", False)
     read.only("tie_word_embeddings", True)
-    architecture = read("architectures", ["BertModel"])[0]
+    architecture = (read("architectures", []) or ["BertModel"])[0]
     head = HEAD_OF[architecture]
     labels = 0
     if head in ("sequence", "token"):

@@ -18,6 +18,11 @@ from jaxlm.interop.huggingface import Source
 from jaxlm.registry import nearest
 
 ARCHITECTURES = ("llama",)
+ROPE = (
+    "dimension_count", "freq_base", "scaling.type", "scaling.factor",
+    "scaling.original_context_length", "scaling.finetuned",
+)  # fmt: skip
+"""What is read of `llama.rope.*`, and what changes no number."""
 TYPES = ("F32", "F16", "Q8_0", "Q4_0", "Q4_1")
 NAMES = (
     (r"^token_embd\.", "model.embed_tokens."),
@@ -118,6 +123,19 @@ class _Meta:
             raise ValueError(f"{self.path} has no {key}")
         return default[0]
 
+    def number(self, key: str, *default: Any) -> Any:
+        """A number above 0, or the default."""
+        value = self(key, *default)
+        if value not in default and (not isinstance(value, int | float) or value <= 0):
+            raise ValueError(f"{self.path}: {key}={value!r} must be a number above 0")
+        return value
+
+    def refuse_others(self, prefix: str, known: tuple[str, ...]) -> None:
+        """Name the first key that changes the numbers and is not read."""
+        names = [name for name in self._fields if name.startswith(prefix)]
+        if other := [name for name in names if name.removeprefix(prefix) not in known]:
+            raise ValueError(f"{self.path}: {other[0]}={self(other[0])!r} can't be represented")
+
 
 def _their_name(name: str) -> str:
     for pattern, replacement in NAMES:
@@ -130,9 +148,12 @@ def _hf(meta: _Meta, found: dict[str, Any]) -> dict[str, Any]:
     num_heads = meta("llama.attention.head_count")
     num_kv_heads = meta("llama.attention.head_count_kv", num_heads)
     for value in (num_heads, num_kv_heads, meta("llama.feed_forward_length")):
-        if not isinstance(value, int):
-            raise ValueError(f"{meta.path}: its layers differ in shape, which can't be represented")
-    width = meta("llama.embedding_length")
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"{meta.path}: its layers differ in shape or have none, which can't be represented"
+            )
+    meta.refuse_others("llama.rope.", ROPE)
+    width = meta.number("llama.embedding_length")
     head_dim = meta("llama.attention.key_length", width // num_heads)
     if (turned := meta("llama.rope.dimension_count", head_dim)) != head_dim:
         raise ValueError(
@@ -150,12 +171,13 @@ def _hf(meta: _Meta, found: dict[str, Any]) -> dict[str, Any]:
         "head_dim": head_dim,
         "max_position_embeddings": meta("llama.context_length"),
         # Stored as float32: 9.999999747378752e-06 was 1e-05.
-        "rms_norm_eps": float(f"{meta('llama.attention.layer_norm_rms_epsilon'):.6g}"),
-        "rope_theta": float(meta("llama.rope.freq_base", 10_000.0)),
+        "rms_norm_eps": float(f"{meta.number('llama.attention.layer_norm_rms_epsilon'):.6g}"),
+        "rope_theta": float(meta.number("llama.rope.freq_base", 10_000.0)),
         "tie_word_embeddings": "lm_head.weight" not in found,
         "hidden_act": "silu",
     }
-    kind = meta("llama.rope.scaling.type", "none")
+    factor = meta("llama.rope.scaling.factor", None)
+    kind = meta("llama.rope.scaling.type", "none" if factor is None else "linear")
     if kind != "none":
         original = meta("llama.rope.scaling.original_context_length", hf["max_position_embeddings"])
         hf["rope_scaling"] = {
@@ -200,6 +222,10 @@ def _tokenizer(meta: _Meta) -> dict[str, bytes]:
         return {}
     tokens = meta("tokenizer.ggml.tokens")
     kinds = meta("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
+    if len(kinds) != len(tokens):
+        raise ValueError(
+            f"{meta.path}: tokenizer.ggml.token_type has {len(kinds)} entries for {len(tokens)} tokens"
+        )
     added = [
         {"id": i, "content": token, "special": of_kind == CONTROL, "single_word": False,
          "lstrip": False, "rstrip": False, "normalized": False}
@@ -219,15 +245,23 @@ def _tokenizer(meta: _Meta) -> dict[str, bytes]:
             "ignore_merges": pre == "llama-bpe",
         },
     }
-    eos = meta("tokenizer.ggml.eos_token_id", None)
+    eos = _special(meta, "eos", tokens)
     facts = {} if eos is None else {"eos_token": tokens[eos]}
     written = {"tokenizer.json": file, "tokenizer_config.json": facts}
     return {name: json.dumps(value, ensure_ascii=False).encode() for name, value in written.items()}
 
 
+def _special(meta: _Meta, which: str, tokens: list[str]) -> int | None:
+    key = f"tokenizer.ggml.{which}_token_id"
+    found = meta(key, None)
+    if found is not None and found not in range(len(tokens)):
+        raise ValueError(f"{meta.path}: {key}={found!r}, but it has {len(tokens)} tokens")
+    return found
+
+
 def _start(meta: _Meta, tokens: list[str]) -> dict[str, Any] | None:
     """What puts the token of the beginning in front of a prompt, where the model was trained so."""
-    bos = meta("tokenizer.ggml.bos_token_id", None)
+    bos = _special(meta, "bos", tokens)
     usual = meta("tokenizer.ggml.pre", "") == "llama-bpe"
     if bos is None or not meta("tokenizer.ggml.add_bos_token", usual):
         return None

@@ -20,6 +20,7 @@ IGNORED = (
     r"(^|\.)h\.\d+\.attn\.(bias|masked_bias)$",  # the causal mask
     r"^lm_head\.weight$",  # a copy of wte, where they are tied
 )
+COPIES = {r"^lm_head\.weight$": "embed/embedding"}
 OPTIONAL = ("head",)
 HEADS = (r"^score\.", r"^multiple_choice_head\.")
 MLPS = {
@@ -47,7 +48,7 @@ def config(hf: Mapping[str, Any]) -> dict[str, Any]:
         "num_heads": read("n_head"),
         "num_kv_heads": None,
         "head_dim": None,
-        "d_ff": hf.get("n_inner") or 4 * read("n_embd"),
+        "d_ff": read("n_inner", 4 * read("n_embd")),
         "max_len": read("n_positions"),
         "norm_eps": read("layer_norm_epsilon", 1e-5),
         "mlp": read.choice("activation_function", MLPS, "gelu_new"),

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxlm.core.types import PyTree
 from jaxlm.interop import bert, gpt2, llama, mapping, t5, tensors
+from jaxlm.interop.fields import Reader
 from jaxlm.interop.mapping import Family, Tensors
 from jaxlm.interop.tensors import Outgoing
 from jaxlm.registry import nearest
@@ -45,7 +46,7 @@ def is_folder(path: Path) -> bool:
     """Whether a folder is in this layout; a run of our own has another config.json."""
     try:
         hf = json.loads((path / CONFIG).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(hf, dict) and bool({"model_type", "architectures"} & hf.keys())
 
@@ -78,13 +79,13 @@ def family_of(hf: Mapping[str, Any], where: str) -> Family:
     """
     known = {name: family for family in FAMILIES for name in family.MODEL_TYPES}
     model_type = hf.get("model_type")
-    if model_type not in known:
+    if not isinstance(model_type, str) or model_type not in known:
         raise ValueError(
             f"{where}/{CONFIG}: model_type={model_type!r} is not known{nearest(str(model_type), known)}; "
             f"accepted are {', '.join(known)}"
         )
     family = known[model_type]
-    for architecture in hf.get("architectures") or ():
+    for architecture in Reader(hf)("architectures", ()):
         if architecture not in family.ARCHITECTURES:
             raise ValueError(
                 f"{where}/{CONFIG}: architectures={architecture!r} is not known"
@@ -218,9 +219,9 @@ def save_folder(
 
 def labels(hf: Mapping[str, Any], num_labels: int) -> tuple[str, ...]:
     """The names of a classifier's classes, in id order; () where config.json does not name them all."""
-    names = {int(number): name for number, name in (hf.get("id2label") or {}).items()}
-    complete = num_labels and set(names) == set(range(num_labels))
-    return tuple(names[number] for number in range(num_labels)) if complete else ()
+    names = hf.get("id2label") or {}
+    numbers = [str(number) for number in range(num_labels)]
+    return tuple(str(names[number]) for number in numbers) if set(names) == set(numbers) else ()
 
 
 def label_entries(names: Sequence[str]) -> dict[str, Any]:
@@ -229,10 +230,39 @@ def label_entries(names: Sequence[str]) -> dict[str, Any]:
     return {"id2label": numbered, "label2id": {n: i for i, n in enumerate(names)}}
 
 
-def save_tokenizer(folder: Path, tokenizer_json: bytes, eos: str | None, max_len: int) -> None:
-    """tokenizer.json and the tokenizer_config.json with which `AutoTokenizer` loads it."""
+SPECIAL = {
+    "[PAD]": "pad_token", "[UNK]": "unk_token", "[CLS]": "cls_token", "[SEP]": "sep_token",
+    "[MASK]": "mask_token", "<pad>": "pad_token", "<unk>": "unk_token", "<mask>": "mask_token",
+}  # fmt: skip
+"""What transformers calls the tokens that have these names."""
+
+
+def save_tokenizer(
+    folder: Path,
+    tokenizer_json: bytes,
+    eos: str | None,
+    max_len: int,
+    special: Iterable[str] = (),
+    token_types: bool = False,
+) -> None:
+    """tokenizer.json and the tokenizer_config.json with which `AutoTokenizer` loads it.
+
+    Args:
+      folder: where to.
+      tokenizer_json: the content.
+      eos: the token that ends a text.
+      max_len: tokens that the model reads.
+      special: the vocabulary's special tokens: padding and masking go by name there.
+      token_types: whether the model takes them: older versions give them to every model.
+    """
     (folder / "tokenizer.json").write_bytes(tokenizer_json)
-    facts = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_len}
+    inputs = ["input_ids", *(["token_type_ids"] if token_types else []), "attention_mask"]
+    facts = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_len,
+        "model_input_names": inputs,
+        "clean_up_tokenization_spaces": False,
+    } | {SPECIAL[name]: name for name in special if name in SPECIAL}
     if eos is not None:
         facts |= {"eos_token": eos}
     (folder / "tokenizer_config.json").write_text(json.dumps(facts, indent=2) + "\n")

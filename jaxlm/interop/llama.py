@@ -24,6 +24,7 @@ IGNORED = (
     r"rotary_emb\.inv_freq$",  # the angles, from rope_theta
     r"^lm_head\.weight$",  # a copy of embed_tokens, where they are tied
 )
+COPIES = {r"^lm_head\.weight$": "embed/embedding"}
 OPTIONAL = ("head",)
 HEADS = (r"^score\.", r"^qa_outputs\.")
 MLPS = {"silu": "swiglu", "gelu_pytorch_tanh": "geglu", "gelu_new": "geglu"}
@@ -84,7 +85,8 @@ def _window(read: Reader, kind: str) -> int:
     """One window for all layers, 0: none."""
     if kind == "llama":
         return 0
-    window = read("sliding_window", 0)
+    # null says none; a file without the key means the 4096 of Mistral's first model.
+    window = read("sliding_window", 0 if "sliding_window" in read.hf else 4096)
     if kind == "mistral":
         return window
     if not read("use_sliding_window", False):

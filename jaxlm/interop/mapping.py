@@ -45,6 +45,7 @@ class Family(Protocol):
     PREFIX: str  # in front of the backbone's names; the bare backbone is saved without it
     ALIASES: tuple[tuple[str, str], ...]  # (part of a name as `entries` has it, older spelling)
     IGNORED: tuple[str, ...]  # regexes of names that hold nothing: buffers, copies of tied tensors
+    COPIES: dict[str, str]  # regexes of ignored names -> ours that they must be equal to
     OPTIONAL: tuple[str, ...]  # our subtrees that may be missing there: heads
     HEADS: tuple[str, ...]  # regexes of names that may be left over: heads that our model has not
 
@@ -178,11 +179,34 @@ def load(
         f"{tensors.where} is not the {family.NAME} that its config describes",
         {"of another shape": list(other)},
     )
+    _check_copies(family, tensors, matched)
     return {
         leaf: _place(struct, [_view(entries[path], tensors, matched) for path in paths])
         for leaf, struct in wanted.items()
         if (paths := _layers(leaf, struct))[0] in matched.names
     }, matched
+
+
+def _check_copies(family: Family, tensors: Tensors, matched: Matched) -> None:
+    """What is called a copy and is none would be dropped in silence."""
+    mapped = set(matched.names.values())
+    for name in tensors.shapes:
+        ours = next((own for like, own in family.COPIES.items() if re.search(like, name)), None)
+        source = matched.names.get(ours)
+        if source is None or name in mapped or _equal(tensors.read(name), tensors.read(source)):
+            continue
+        raise ValueError(
+            f"{tensors.where}: {name} is not the copy of {source} that its config says it is "
+            "(tie_word_embeddings)"
+        )
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    """Piece by piece: nothing of the tables' size is made."""
+    pieces = range(0, len(a), 4096)
+    return a.shape == b.shape and all(
+        np.array_equal(a[i : i + 4096], b[i : i + 4096]) for i in pieces
+    )
 
 
 def _layers(leaf: str, struct: Any) -> list[str]:

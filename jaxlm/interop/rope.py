@@ -21,19 +21,22 @@ def fields(hf: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       ValueError: a scaling that we haven't, named.
     """
-    key = "rope_parameters" if hf.get("rope_parameters") else "rope_scaling"
-    scaling = hf.get(key) or {}
+    whole = Reader(hf)
+    key = (
+        "rope_scaling" if hf.get("rope_scaling") else "rope_parameters"
+    )  # as transformers 5 has it
+    scaling = whole(key, {})
     if other := sorted(name for name in set(scaling) - READ if scaling[name] is not None):
         raise ValueError(
             f"config.json: {key}.{other[0]}={scaling[other[0]]!r} can't be represented"
         )
     read = Reader(scaling, f"{key}.")
-    Reader(hf).only("partial_rotary_factor", 1.0)
+    whole.only("partial_rotary_factor", 1.0)
     read.only("partial_rotary_factor", 1.0)
     read.only("truncate", True)
-    kind = read.choice("rope_type" if "rope_type" in scaling else "type", KINDS, "default")
+    kind = read.choice("rope_type" if scaling.get("rope_type") else "type", KINDS, "default")
     found = {
-        "rope_base": float(read("rope_theta", hf.get("rope_theta") or 10_000.0)),
+        "rope_base": float(read("rope_theta", whole("rope_theta", 10_000.0))),
         "rope_scaling": kind,
         "rope_factor": 1.0,
         "rope_original_len": 0,
@@ -46,7 +49,7 @@ def fields(hf: Mapping[str, Any]) -> dict[str, Any]:
     found |= {"rope_factor": float(read("factor"))}
     if kind in ("llama3", "yarn"):
         name = "original_max_position_embeddings"
-        found |= {"rope_original_len": read(name, hf.get(name) or hf["max_position_embeddings"])}
+        found |= {"rope_original_len": read(name, whole(name, whole("max_position_embeddings")))}
     if kind == "llama3":
         found |= {"rope_low_freq": float(read("low_freq_factor"))}
         found |= {"rope_high_freq": float(read("high_freq_factor"))}

@@ -29,9 +29,11 @@ def read(folder: Path) -> Sentence:
     Raises:
       ValueError: a module or a pooling that we haven't, named.
     """
-    modules = _json(folder / "modules.json")
+    modules = _json(folder / "modules.json", list)
     if modules is None:
         return Sentence()
+    if not all(isinstance(module, dict) for module in modules):
+        raise ValueError(f"{folder}/modules.json is damaged: it is no list of modules")
     kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
     if other := [kind for kind in kinds if kind not in MODULES]:
         raise ValueError(
@@ -39,8 +41,8 @@ def read(folder: Path) -> Sentence:
         )
     mode = "mean"
     if "Pooling" in kinds:
-        path = folder / modules[kinds.index("Pooling")]["path"] / "config.json"
-        said = _json(path) or {}
+        path = folder / str(modules[kinds.index("Pooling")].get("path", "")) / "config.json"
+        said = _json(path, dict) or {}
         on = [
             key for key, value in said.items() if key.startswith("pooling_mode") and value is True
         ]
@@ -49,14 +51,20 @@ def read(folder: Path) -> Sentence:
                 f"{path}: {', '.join(on) or 'no mode'} can't be represented; one of {', '.join(MODES)} can"
             )
         mode = MODES[on[0]]
-    limit = (_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length") or 0
+    path = folder / "sentence_bert_config.json"
+    limit = (_json(path, dict) or {}).get("max_seq_length") or 0
+    if type(limit) is not int or limit < 0:
+        raise ValueError(f"{path}: max_seq_length={limit!r} must be a whole number")
     return Sentence(mode, "Normalize" in kinds, limit)
 
 
-def _json(path: Path) -> Any | None:
+def _json(path: Path, kind: type) -> Any | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(found, kind):
+        raise ValueError(f"{path} is damaged: it holds no {kind.__name__}")
+    return found

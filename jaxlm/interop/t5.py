@@ -21,6 +21,7 @@ IGNORED = (
     r"^lm_head\.weight",  # a copy of it where tied; mapped where not
     r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",  # read by nothing
 )
+COPIES = {r"^((encoder|decoder)\.embed_tokens|lm_head)\.weight": "embed/embedding"}
 OPTIONAL: tuple[str, ...] = ()
 HEADS: tuple[str, ...] = ()
 

@@ -81,13 +81,18 @@ def _open_sharded(folder: Path) -> SafeTensors:
         files = sorted({str(file) for file in weight_map.values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: it has no readable weight_map ({error!r})") from error
-    stored = {}
+    stored: dict[str, Stored] = {}
     for file in files:
         if Path(file).name != file:
             raise ValueError(f"{path} names {file}, which is no file of its own folder")
         if not (folder / file).is_file():
             raise ValueError(f"{path} names {file}, which is not there")
-        stored |= read_header(folder / file)
+        here = read_header(folder / file)
+        if twice := sorted(here.keys() & stored.keys()):
+            raise ValueError(
+                f"{folder}: {twice[0]} is in {_lies_in(stored, twice[0])} and in {file}"
+            )
+        stored |= here
     if wrong := [name for name, file in weight_map.items() if _lies_in(stored, name) != file]:
         raise ValueError(f"{path} gives another file for {wrong[0]} than the one that it is in")
     return SafeTensors(str(folder), stored)
@@ -114,14 +119,10 @@ def read_header(path: Path) -> dict[str, Stored]:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
             spans = {
-                name: (
-                    str(one["dtype"]),
-                    tuple(map(int, one["shape"])),
-                    *map(int, one["data_offsets"]),
-                )
+                name: (str(one["dtype"]), _whole(one["shape"]), *_whole(one["data_offsets"], 2))
                 for name, one in header.items()
             }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path}: its header is damaged ({error!r})") from error
     stored, end = {}, 0
     for name, (dtype, shape, start, stop) in sorted(spans.items(), key=lambda item: item[1][2:]):
@@ -138,6 +139,12 @@ def read_header(path: Path) -> dict[str, Stored]:
             f"{path} is truncated: its header describes {8 + length + end} bytes, it has {size}"
         )
     return stored
+
+
+def _whole(values: Any, count: int | None = None) -> tuple[int, ...]:
+    if any(type(one) is not int for one in values) or len(values) != (count or len(values)):
+        raise ValueError(f"{values} are not {count or 'all'} whole numbers")
+    return tuple(values)
 
 
 class Outgoing(NamedTuple):

@@ -97,14 +97,23 @@ class BERT(nn.Module):
           embeddings. aux["pooled_BD"], where the config has a pooler, is its output.
 
         Raises:
-          ValueError: a classifier without a number of labels.
+          ValueError: a classifier without a number of labels, more tokens than learned positions, or token types
+            for a model with a single one.
         """
         cfg = self.config
         init, dtype = nn.initializers.normal(cfg.init_std), cfg.compute_dtype
         if positions is None:
+            if tokens.shape[1] > cfg.max_len:
+                raise ValueError(
+                    f"{tokens.shape[1]} positions are more than the learned ones, model.max_len={cfg.max_len}"
+                )
             positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         if token_types is None:
             token_types = jnp.zeros((1, tokens.shape[1]), jnp.int32)
+        elif cfg.num_token_types == 1:
+            raise ValueError(
+                "model.num_token_types=1, but there are token_types: they tell apart two or more"
+            )
 
         def table(name: str, rows: int, axis: str | None = None) -> Embedding:
             return Embedding(rows, cfg.d_model, init, (axis, "embed"), dtype, name=name)

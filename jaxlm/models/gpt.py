@@ -63,6 +63,10 @@ class GPTConfig(TransformerConfig):
             )
         if self.rope_scaling != "none":
             self._check_rope_scaling()
+        elif self.rope_factor != 1:
+            raise ValueError(
+                f"model.rope_factor={self.rope_factor} needs model.rope_scaling: {', '.join(ROPE_SCALINGS[1:])}"
+            )
         if self.norm == "layernorm" and not self.norm_gains:
             raise ValueError('model.norm_gains=False needs model.norm="rmsnorm"')
         if self.window < 0:
@@ -149,7 +153,7 @@ class GPT(nn.Module):
           The output; with caches, also the new ones.
 
         Raises:
-          ValueError: segment_ids with caches: a cached row is one text.
+          ValueError: segment_ids with caches: a cached row is one text. Or more tokens than learned positions.
         """
         if caches is not None and segment_ids is not None:
             raise ValueError("segment_ids with caches: a cached row is one text")
@@ -157,6 +161,7 @@ class GPT(nn.Module):
         init = nn.initializers.normal(cfg.init_std)
         dtype = cfg.compute_dtype
         if positions is None:
+            self._check_length(tokens.shape[1])
             positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         embed = Embedding(cfg.vocab_rows, cfg.d_model, init, dtype=dtype, name="embed")
         x = embed(tokens)
@@ -185,12 +190,25 @@ class GPT(nn.Module):
         return output if caches is None else (output, new_caches)
 
     def init_cache(self, params: PyTree, batch_size: int, max_len: int) -> Cache:
-        """An empty cache with room for `max_len` positions a row."""
+        """An empty cache with room for `max_len` positions a row.
+
+        Raises:
+          ValueError: more than the learned ones.
+        """
+        self._check_length(max_len)
         cfg = self.config
         layers = empty_cache(
             cfg.num_layers, batch_size, max_len, cfg.kv_heads, cfg.head_width, cfg.compute_dtype
         )
         return Cache(layers, jnp.zeros((batch_size,), jnp.int32))
+
+    def _check_length(self, length: int) -> None:
+        """A table of positions would be read beyond its end in silence."""
+        cfg = self.config
+        if cfg.positions == "learned" and length > cfg.max_len:
+            raise ValueError(
+                f"{length} positions are more than the learned ones, model.max_len={cfg.max_len}"
+            )
 
     def extend(
         self,

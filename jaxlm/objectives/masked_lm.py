@@ -23,7 +23,10 @@ class MaskedLM(token_nll.TokenNLL):
     reports_accuracy: ClassVar[bool] = True
 
     def __init__(self, config: Config, model: Any):
-        """Raises ValueError where the model is not bidirectional."""
+        """Raises ValueError where the model is not bidirectional, or its head is not one of tokens."""
         why = "the tokens on both sides are the context"
         token_nll.require_direction(model, "bidirectional", "masked_lm", why)
+        head = getattr(getattr(model, "config", None), "head", None)
+        if head not in (None, "mlm"):
+            raise ValueError(f'objective.kind="masked_lm" needs model.head="mlm", not "{head}"')
         super().__init__(config, model)

@@ -13,7 +13,10 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from jaxlm import config as configs
 from jaxlm import registry
 from jaxlm.core.types import Batch, Objective, PyTree, Step, Task, TrainState
+from jaxlm.data import corruption
+from jaxlm.data.tasks import MADE_FOR
 from jaxlm.eval import EVALUATORS, Evaluator
+from jaxlm.objectives import OBJECTIVES
 from jaxlm.train import initial, optim, parallel, plan
 
 RESERVED_KEYS = ("id",)
@@ -88,6 +91,7 @@ def resolve(cfg: ConfigDict, task: Task) -> FrozenConfigDict:
         model.vocab_size = model.vocab_size or task.info.vocab_size
     if task.info.labels:
         model.num_labels = _num_labels(cfg, len(task.info.labels))
+    _check_targets(cfg)
     if "max_len" in model and "seq_len" in cfg.data and cfg.data.seq_len > model.max_len:
         raise ValueError(
             f"data.seq_len={cfg.data.seq_len} is longer than model.max_len={model.max_len}"
@@ -109,6 +113,25 @@ def _num_labels(cfg: ConfigDict, number: int) -> int:
             f"model.num_labels={cfg.model.num_labels}, but the data has {number} classes: leave it 0"
         )
     return number
+
+
+def _check_targets(cfg: ConfigDict) -> None:
+    """Data and objective of ours mean the same targets: else a model that sees both sides is given its answers.
+
+    And the data begin a decoder's input as its model expects it.
+    """
+    data, objective = cfg.data.kind, cfg.objective.kind
+    if data not in MADE_FOR:
+        return
+    if objective in OBJECTIVES and objective != MADE_FOR[data]:
+        raise ValueError(
+            f'objective.kind="{objective}" does not fit data.kind="{data}", whose targets are for "{MADE_FOR[data]}"'
+        )
+    if "decoder_start_id" in cfg.model and cfg.model.decoder_start_id != corruption.START_ID:
+        raise ValueError(
+            f'model.decoder_start_id={cfg.model.decoder_start_id}, but data.kind="{data}" begins what a decoder '
+            f"reads with {corruption.START_ID}"
+        )
 
 
 def fix_micro_batch(

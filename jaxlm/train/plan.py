@@ -101,14 +101,14 @@ def make(cfg: Any, parts: Any, batch: Any) -> Plan:
         + activation_bytes(parts.model, params, parts.micro_batch_size // shards * sum(lengths))
     )
     mesh = " ".join(f"{axis}={size}" for axis, size in parts.mesh.shape.items())
-    part = f", {cfg.batch_size // parts.micro_batch_size} micro-batches of {parts.micro_batch_size}"
+    part = micro_batches(cfg.batch_size, parts.micro_batch_size)
     labels = parts.task.info.labels
     classes = f", {len(labels)} classes" if labels else ""
     lines = [
         f"device     {devices.device_name()} | mesh {mesh} | compute {dtype}, parameters float32 | attention {attention(parts.model, batch)}",
         f"model      {type(parts.model).__name__}, {count:,} parameters | {flops:.4g} training FLOPs a token ({formula})",
         f"data       {train.num_tokens:,} training tokens, vocabulary {parts.task.info.vocab_size:,}{classes} | {epochs:.3g} epochs",
-        f"step       {tokens:,} tokens ({cfg.batch_size} x {row(parts.model, lengths)}){part if part[2] != '1' else ''} | {cfg.num_steps:,} steps",
+        f"step       {tokens:,} tokens ({cfg.batch_size} x {row(parts.model, lengths)}){part} | {cfg.num_steps:,} steps",
         f"memory     about {memory / 2**30:.2f} GiB a device predicted, {devices.memory_bytes() / 2**30:.1f} GiB to plan with",
         f"time       {duration(seconds)} for {cfg.num_steps * tokens:.3g} tokens at an assumed {assumed:.0%} of "
         f"{peak.flops / 1e12:.3g} TFLOP/s ({peak.source})"
@@ -132,6 +132,11 @@ def row(model: Any, lengths: tuple[int, ...]) -> str:
         for name, n in zip(model.inputs, lengths, strict=True)
     }
     return "(" + " + ".join(f"{named[name]} {name}" for name in sorted(named)) + ")"
+
+
+def micro_batches(batch_size: int, size: int) -> str:
+    """How a batch is cut, ", 4 micro-batches of 8"; nothing where it is not."""
+    return f", {batch_size // size} micro-batches of {size}" if size < batch_size else ""
 
 
 def attention(model: Any, batch: Any) -> str:

@@ -12,8 +12,9 @@ from jaxlm.decode import sampling
 from jaxlm.eval.predict import compiled
 from jaxlm.train import assembly, parallel
 
-DEFAULT_CONTEXT = 1024  # tokens that a sample may look back on, for data without a window length
+DEFAULT_CONTEXT = 1024  # tokens that a sample may look back on, where neither data nor model says
 NUM_EXAMPLES = 4
+OF_SOURCE = ("source", "source_segment_ids")
 PREFIX_LM = "prefix_lm"  # the objective of models that read a prompt in both directions
 TEMPERATURE = 0.8
 
@@ -39,20 +40,18 @@ class Sampler:
             return self._answers(params)
         if self.tokenizer is None:
             return ""
-        return self._from_sources(params) if self._sources() else self._continuation(params, done)
-
-    def _sources(self) -> tuple[str, ...]:
-        return tuple(name for name in self.parts.model.inputs if name != "tokens")
+        if "source" in self.parts.model.inputs:
+            return self._from_sources(params)
+        return self._continuation(params, done)
 
     def _continuation(self, params: PyTree, done: int) -> str:
         prompt = self.cfg.sample_prompt or "\n"
-        data = self.cfg.data
         tokens = sampling.sample(
             self.parts.model,
             params,
             [self.tokenizer.encode(prompt)],
             max_tokens=self.cfg.sample_tokens,
-            max_len=data.seq_len if "seq_len" in data else DEFAULT_CONTEXT,
+            max_len=context_length(self.cfg),
             temperature=TEMPERATURE,
             seed=self.cfg.seed + done,
             eos_id=self.tokenizer.eos_id,
@@ -62,6 +61,8 @@ class Sampler:
 
     def _answers(self, params: PyTree) -> str:
         batch = self._examples()
+        if not {"targets", "weights"} <= batch.keys():
+            return ""  # what is learned from such data is no answer at each place
         predictions = self.predict(params, batch)
         return self.parts.task.show(batch, _shown(batch), predictions=predictions)
 
@@ -69,7 +70,6 @@ class Sampler:
         """Greedy, from the start symbol, at most as long as the targets may be."""
         batch = self._examples()
         batch = {name: values[: _shown(batch)] for name, values in batch.items()}
-        of_source = [*self._sources(), *(f"{name}_segment_ids" for name in self._sources())]
         length = batch["tokens"].shape[1]
         written = sampling.sample(
             self.parts.model,
@@ -79,7 +79,7 @@ class Sampler:
             max_len=2 * length,
             temperature=0.0,
             eos_id=self.tokenizer.eos_id,
-            inputs={name: batch[name] for name in of_source if name in batch},
+            inputs={name: batch[name] for name in OF_SOURCE if name in batch},
         )
         lines = []
         for row, tokens in enumerate(written):
@@ -102,6 +102,13 @@ class Sampler:
         rows = -(-NUM_EXAMPLES // shards) * shards
         splits = self.parts.task.info.splits
         return next(iter(self.parts.task.eval("val" if "val" in splits else "train", rows)))
+
+
+def context_length(cfg: Any) -> int:
+    """Positions that a run's model was trained on, or is made for where its data has no window length."""
+    if "seq_len" in cfg.data:
+        return cfg.data.seq_len
+    return cfg.model.max_len if "max_len" in cfg.model else DEFAULT_CONTEXT
 
 
 def _shown(batch: Batch) -> int:

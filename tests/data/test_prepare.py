@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxlm import prepare
-from jaxlm.data import bundled, prepared, store
+from jaxlm.data import bundled, prepared, special_tokens, store, tokenizers
 from jaxlm.data.tasks.text import TextConfig, TextTask
 
 
@@ -246,3 +246,23 @@ def test_memory_stays_flat(tmp_path):
         command = [sys.executable, "-c", code, str(path), str(tmp_path / f"out{size}")]
         peaks.append(int(subprocess.run(command, capture_output=True, check=True).stdout))
     assert peaks[1] - peaks[0] < 15, peaks
+
+
+def test_appended_special_tokens_change_no_file(tmp_path):
+    """65,535 ids fit into 16 bits, with [PAD] and the like behind them they don't."""
+    characters = "".join(chr(i) for i in range(32, 67_613) if not 0xD800 <= i < 0xE000)
+    plain = tokenizers.CharsTokenizer(characters)
+    extended = special_tokens.Extended(plain, special_tokens.BERT)
+    assert (plain.vocab_size, extended.vocab_size) == (65_535, 65_539)
+    plain.save(tmp_path / "plain")
+    extended.save(tmp_path / "extended")
+    (tmp_path / "a.txt").write_text("hello world " * 20)
+    prepare.run([str(tmp_path / "a.txt")], str(tmp_path / "extended"), str(tmp_path / "set"))
+    rows = []
+    for name in ("plain", "extended"):
+        for path in ("a.txt", "set"):
+            where = f"{tmp_path / path}" if path == "a.txt" else f"tokens:{tmp_path / path}"
+            fields = {"path": where, "tokenizer": str(tmp_path / name), "seq_len": 12}
+            rows.append(next(TextTask(TextConfig(**fields)).eval("val", 2))["targets"])
+    assert plain.decode(rows[0][0]) == "hello world "
+    assert all((row == rows[0]).all() for row in rows)

@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 
+from jaxlm.data.tasks import records
 from jaxlm.data.tasks.labelled import LabelledTask
 from jaxlm.data.tasks.pairs import PairsTask
 from jaxlm.data.tasks.tagged import TaggedTask
@@ -23,7 +24,7 @@ def write(tmp_path):
     def to_file(name, rows):
         lines = rows
         if name.endswith(".jsonl"):
-            lines = [json.dumps(row) for row in rows]
+            lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
         (tmp_path / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return str(tmp_path / name)
 
@@ -87,7 +88,7 @@ def test_labelled_literally(write, caplog):
     with caplog.at_level(logging.INFO, "jaxlm"):
         task = labelled(write)
     assert (
-        "1 labels with fewer than data.min_count=2 lines are dropped, with 1 lines: c"
+        "1 labels with fewer than data.min_count=2 lines are dropped, with 1 lines of all splits: c"
         in caplog.text
     )
     assert "8 of 18 lines are longer than data.seq_len=8 and are cut" in caplog.text  # from 10 on
@@ -131,6 +132,18 @@ def test_labelled_pairs_and_cuts(write):
     assert batch["weights"].tolist() == [[1], [0]] and batch["id"].tolist() == [0, -1]
 
 
+def test_numbers_that_are_equal_keep_one_order(write, monkeypatch):
+    """In every process: the order of a set of texts is another one in each."""
+    path = write("a.tsv", ["a\t01", "b\t1", "c\t001", "d\t10", "e\t2", "f\t0001"])
+    for order in ((0, 1, 2, 3, 4, 5), (5, 4, 3, 2, 1, 0)):
+        monkeypatch.setattr(
+            records, "_labels",
+            lambda split, _, order=order: dict.fromkeys(split.table.labels[n] for n in order).keys(),
+        )  # fmt: skip
+        task = make(LabelledTask, path, seq_len=8, val_fraction=0.0)
+        assert task.info.labels == ("0001", "001", "01", "1", "2", "10")
+
+
 def test_labelled_files_for_every_split(write):
     paths = {
         "path": write("train.tsv", ["one\t1", "two\t0", "three\t1"]),
@@ -170,6 +183,8 @@ def test_tagged_literally(write):
         "  text     '[CLS]Ann in NY[SEP]'",
         "  tags     'Ann' PER (predicted O)  'in' O  'NY' LOC (predicted O)",
     ]
+    filled = next(task.eval("train", 2))
+    assert task.show(filled, 2).splitlines()[-2:] == ["  text     ''", "  tags     "]
     cut = next(tagged(write, seq_len=6).eval("train", 1))
     assert cut["tokens"].tolist() == [[CLS, *b"Ann ", SEP]] and cut["weights"].sum() == 1
 
@@ -240,12 +255,23 @@ def test_tokenised_once(write, monkeypatch):
         (TaggedTask, "a.jsonl", [{"tokens": "a", "tags": ["O"]}], {}, "'tokens' is no list of texts"),
         (TaggedTask, "a.jsonl", [{"tags": ["O"]}], {}, "no field 'tokens' .*set data.tokens_field"),
         (TaggedTask, "a.tsv", ["a\tO"], {}, "line 1: words with tags are read from"),
+        (PairsTask, "a.jsonl", ["\ufeff"], {}, "a.jsonl is empty: no line in it"),
+        (PairsTask, "hf:imdb", None, {}, "data.path=hf:imdb: .* a file or glob, bundled:NAME$"),
+        (LabelledTask, "a.tsv", ["a\t1", "b"], {}, "data.path=.*a.tsv line 2 has 1 columns"),
+        (LabelledTask, "a.tsv", ["a\tb\t1"], {}, r"text TAB label \(data.pair_field=''\)"),
+        (LabelledTask, "a.jsonl", [{"text": "a", "label": True}], {}, "is True, not text or a whole"),
+        (LabelledTask, "a.jsonl", [{"text": "a", "label": "\ud800"}], {}, "half a surrogate pair"),
+        (LabelledTask, "a.jsonl", ["[" * 100_000], {}, "line 1 is not JSON that can be read"),
+        (LabelledTask, "a.jsonl", ["9" * 5_000], {}, "line 1 is not JSON that can be read"),
+        (TaggedTask, "a.jsonl", [{"tokens": ["\udc00"], "tags": ["O"]}], {"tokenizer": "gpt2"},
+         "data.path=.*a.jsonl line 1: field 'tokens' holds half a surrogate pair"),
+        (TaggedTask, "a.jsonl", [{"tokens": ["a"], "tags": [""]}], {}, "has no label: an entry of"),
     ],
 )  # fmt: skip
 def test_what_is_refused(write, kind, name, rows, fields, message):
     length = {} if kind is PairsTask or "seq_len" in fields else {"seq_len": 8}
     with pytest.raises(ValueError, match=message):
-        make(kind, write(name, rows), **fields, **length)
+        make(kind, name if rows is None else write(name, rows), **fields, **length)
 
 
 def test_an_empty_path_is_refused():

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 import jaxlm
 from jaxlm import convert
-from jaxlm.interop import tensors
+from jaxlm.interop import huggingface, tensors
 
 
 def run(*arguments):
@@ -79,6 +79,9 @@ def test_a_run_of_our_own_is_exported_under_llamas_names(tmp_path):
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["eos_token_id"] == 12
     assert again.tokenizer.encode("abc").tolist() == lm.tokenizer.encode("abc").tolist()
     assert again.tokenizer.eos_id == lm.tokenizer.eos_id
+    facts = json.loads((tmp_path / "hf" / "tokenizer_config.json").read_text())
+    assert facts["model_input_names"] == ["input_ids", "attention_mask"]
+    assert facts["unk_token"] == "<unk>" and "pad_token" not in facts  # what its vocabulary has
     tokens = lm.tokenizer.encode("abcdefgh")[None]
     np.testing.assert_allclose(again.logits(tokens), lm.logits(tokens), atol=1e-6)
 
@@ -104,6 +107,10 @@ def broken(folder, what):
         arrays["model.layers.0.self_attn.q_proj.bias"] = np.zeros(32, np.float32)
     if what == "shape":
         config_["vocab_size"] = 41
+    if what == "no copy":
+        config_["tie_word_embeddings"] = True
+    if what == "number":
+        config_["rms_norm_eps"] = -1e-6
     if what == "type":
         arrays["model.norm.weight"] = arrays["model.norm.weight"].astype(np.float64)
     words = [*stored.WORDS, *map(str, range(100, 200))] if what == "tokenizer" else stored.WORDS
@@ -111,6 +118,15 @@ def broken(folder, what):
     weights = folder / "model.safetensors"
     if what == "truncated":
         weights.write_bytes(weights.read_bytes()[:-100])
+    if what == "no object":
+        (folder / "config.json").write_text("[1, 2]")
+    if what == "modules":
+        (folder / "modules.json").write_text('["Pooling"]')
+    if what == "twice":
+        weights.rename(folder / "a.safetensors")
+        save_file({"lm_head.weight": arrays["lm_head.weight"] + 1}, folder / "b.safetensors")
+        files = dict.fromkeys(arrays, "a.safetensors") | {"lm_head.weight": "b.safetensors"}
+        (folder / tensors.INDEX).write_text(json.dumps({"weight_map": files}))
     if what == "pickle":
         weights.rename(folder / "pytorch_model.bin")
     return folder
@@ -126,6 +142,11 @@ def broken(folder, what):
         ("left over", "1 left over (model.layers.0.self_attn.q_proj.bias)"),
         ("shape", "2 of another shape (model.embed_tokens.weight: [40, 32], expected [41, 32], lm_head"),
         ("type", "model.norm.weight: F64"),
+        ("no copy", "lm_head.weight is not the copy of model.embed_tokens.weight that its config says"),
+        ("number", "rms_norm_eps=-1e-06 must be a number above 0"),
+        ("no object", "config.json is no saved config (no model in it)"),
+        ("modules", "modules.json is damaged: it is no list of modules"),
+        ("twice", "lm_head.weight is in a.safetensors and in b.safetensors"),
         ("pickle", "pytorch_model.bin only, which is never opened"),
     ],
 )  # fmt: skip
@@ -135,6 +156,29 @@ def test_each_mistake_is_one_line_and_exit_code_2(tmp_path, capsys, what, messag
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1 and "Traceback" not in said
     assert not (tmp_path / "run").exists()
+
+
+def test_what_fails_or_is_killed_half_way_leaves_nothing_under_the_name(
+    tmp_path, monkeypatch, capsys
+):
+    source = stored.write(tmp_path / "hf", stored.LLAMA, stored.llama_tensors())
+
+    def full(*arguments):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(huggingface, "record", full)
+        assert run("import", source, tmp_path / "run") == 2
+    assert "disk full" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf"]
+    (tmp_path / ".run.part" / "checkpoints").mkdir(parents=True)  # as kill -9 leaves it
+    assert run("import", source, tmp_path / "run") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(huggingface, "save_again", full)
+        assert run("export", tmp_path / "run", tmp_path / "back") == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "run"]
+    assert run("export", tmp_path / "run", source / "config.json" / "back") == 2
+    assert "can't be written" in capsys.readouterr().err
 
 
 def test_folders_that_do_not_fit_are_refused(tmp_path, capsys):

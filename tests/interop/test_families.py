@@ -202,3 +202,29 @@ def test_an_unknown_architecture_names_the_nearest():
         huggingface.family_of(odd, "here")
     with pytest.raises(ValueError, match="quantization_config"):
         huggingface.family_of({"model_type": "llama", "quantization_config": {"bits": 4}}, "here")
+
+
+def test_a_mistral_without_the_key_has_the_window_that_its_class_defaults_to():
+    assert llama.config(of("mistral"))["window"] == 4096
+    assert llama.config(of("mistral", sliding_window=None))["window"] == 0
+
+
+def test_a_rope_type_of_null_is_none_at_all():
+    rope = {"rope_type": None, "type": "linear", "factor": 2}
+    found = GPTConfig(**llama.config(SMOLLM | {"rope_scaling": rope}))
+    assert (found.rope_scaling, found.rope_factor) == ("linear", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("vocab_size", "many", "a whole number"),
+        ("vocab_size", True, "a whole number"),
+        ("rope_theta", 0, "a number above 0"),
+        ("tie_word_embeddings", "false", "true or false"),
+        ("rope_scaling", "linear", "an object"),
+    ],
+)
+def test_a_value_of_another_kind_is_named(key, value, expected):
+    with pytest.raises(ValueError, match=f"config.json: {key}={value!r} must be {expected}"):
+        llama.config(SMOLLM | {key: value})

@@ -33,7 +33,7 @@ def neighbours(rows, heads):
     return rows[order]
 
 
-def write(path, kinds=Type.F32, pre="gpt-2", arrays=None, **meta):
+def write(path, kinds=Type.F32, pre="gpt-2", arrays=None, eos=0, **meta):
     """A .gguf of the small Llama, and the float32 tensors that it stands for under Llama's names."""
     arrays = stored.llama_tensors() if arrays is None else arrays
     writer = gguf.GGUFWriter(path, meta.pop("architecture", "llama"))
@@ -51,7 +51,7 @@ def write(path, kinds=Type.F32, pre="gpt-2", arrays=None, **meta):
     writer.add_token_list(tokens)
     writer.add_token_types([3] + [1] * 39)
     writer.add_token_merges(["a b", "Ġ a"])
-    writer.add_eos_token_id(0)
+    writer.add_eos_token_id(eos)
     writer.add_bos_token_id(1)
     stands_for = {}
     for name, array in arrays.items():
@@ -139,6 +139,9 @@ def test_pretokenizers_cut_as_their_models_do(tmp_path):
         ({"kinds": Type.Q5_0}, "token_embd.weight is of type Q5_0; accepted are F32, F16, Q8_0, Q4_0, Q4_1"),
         ({"architecture": "lama"}, 'architecture \'lama\' is not known (did you mean "llama"?)'),
         ({"rope.dimension_count": 4}, "llama.rope.dimension_count=4 of 8"),
+        ({"rope.scale_linear": 4}, "llama.rope.scale_linear=4 can't be represented"),
+        ({"attention.head_count": 0}, "its layers differ in shape or have none"),
+        ({"eos": 99}, "tokenizer.ggml.eos_token_id=99, but it has 40 tokens"),
         ({"block_count": 3}, "9 missing (model.layers.2.input_layernorm.weight"),
         ({"block_count": 1}, "9 left over (model.layers.1.input_layernorm.weight"),
     ],
@@ -163,3 +166,9 @@ def test_a_missing_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
     with pytest.raises(ValueError, match=r'needs the gguf package: pip install "jaxlm\[hf\]"'):
         interop.open_source(tmp_path / "m.gguf")
+
+
+def test_a_factor_without_a_type_is_linear_as_in_llama_cpp(tmp_path):
+    write(tmp_path / "m.gguf", arrays=ARRAYS, **{"rope.scaling.factor": 2})
+    fields = interop.open_source(tmp_path / "m.gguf").fields
+    assert (fields["rope_scaling"], fields["rope_factor"]) == ("linear", 2.0)

@@ -32,8 +32,8 @@ def entries(config):
 
 
 FAMILY = SimpleNamespace(
-    NAME="Toy", PREFIX="base.", ALIASES=((".weight", ".gamma"),), IGNORED=(r"\.mask$",),
-    OPTIONAL=("head",), HEADS=(r"^score\.",), entries=entries,
+    NAME="Toy", PREFIX="base.", ALIASES=((".weight", ".gamma"),), IGNORED=(r"\.mask$", "^copy$"),
+    COPIES={r"^copy$": "embed/embedding"}, OPTIONAL=("head",), HEADS=(r"^score\.",), entries=entries,
 )  # fmt: skip
 
 
@@ -190,3 +190,11 @@ def test_host_memory_never_holds_a_model_twice(tmp_path):
     _, peak = tracemalloc.get_traced_memory()  # of numpy's arrays
     tracemalloc.stop()
     assert peak < 5 * side * side * 4
+
+
+def test_a_copy_is_believed_only_where_it_is_one():
+    theirs = THEIRS | {"copy": THEIRS["base.wte"].copy()}
+    mapping.load(FAMILY, CONFIG, Held(theirs), shapes())
+    theirs["copy"][2, 1] += 1
+    with pytest.raises(ValueError, match="copy is not the copy of base.wte"):
+        mapping.load(FAMILY, CONFIG, Held(theirs), shapes())

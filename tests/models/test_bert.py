@@ -218,3 +218,13 @@ def test_a_wrong_config_names_the_key(change, message):
 def test_a_classifier_needs_a_number_of_labels(key):
     with pytest.raises(ValueError, match="model.num_labels=0, and the task names no labels"):
         build(dataclasses.replace(MLM, head="token"), key)
+
+
+def test_what_its_tables_do_not_hold_is_refused(key):
+    tokens = jnp.zeros((1, 9), jnp.int32)
+    short = BERT(dataclasses.replace(MLM, max_len=8))
+    with pytest.raises(ValueError, match="9 positions are more than .* model.max_len=8"):
+        jax.eval_shape(short.init, key, tokens)
+    single = BERT(dataclasses.replace(MLM, num_token_types=1))
+    with pytest.raises(ValueError, match="model.num_token_types=1, but there are token_types"):
+        jax.eval_shape(single.init, key, tokens[:, :4], token_types=tokens[:, :4])

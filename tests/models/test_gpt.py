@@ -329,9 +329,24 @@ def test_two_sequences_are_learned_by_heart(key):
             "0 < model.rope_low_freq=4.0 < model.rope_high_freq=4.0",
         ),
         ({"positions": "rotary", "rope_scaling": "linear", "rope_factor": 0.0}, "rope_factor=0.0"),
+        (
+            {"positions": "rotary", "rope_factor": 4.0},
+            "model.rope_factor=4.0 needs model.rope_scal",
+        ),
         ({"remat": "full"}, "accepted are none, dots, block"),
     ],
 )
 def test_a_wrong_config_names_the_key(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(GPT2, **change)
+
+
+def test_more_positions_than_were_learned_are_refused(key):
+    model = GPT(dataclasses.replace(GPT2, max_len=8))
+    tokens = jnp.zeros((1, 9), jnp.int32)
+    with pytest.raises(ValueError, match="9 positions are more than .* model.max_len=8"):
+        jax.eval_shape(model.init, key, tokens)
+    with pytest.raises(ValueError, match="9 positions are more than .* model.max_len=8"):
+        model.init_cache({}, 1, 9)
+    rotary = GPT(dataclasses.replace(GPT2, max_len=8, positions="rotary"))
+    jax.eval_shape(rotary.init, key, tokens)

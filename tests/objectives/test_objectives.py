@@ -9,6 +9,7 @@ import pytest
 from tables import PROBS, Bidirectional, Classifier, Pair, Prefixed, Table, loss_out
 
 from jaxlm.core.types import LossContext
+from jaxlm.models.bert import BERT, BERTConfig
 from jaxlm.objectives import classification, masked_lm, prefix_lm, seq2seq
 from jaxlm.objectives.token_nll import Config, TokenNLL
 
@@ -133,3 +134,9 @@ def test_a_class_of_a_row_for_a_model_that_scores_tokens_is_refused():
     batch = {"tokens": TOKENS, "targets": TARGETS[:, :1], "weights": WEIGHTS[:, :1]}
     with pytest.raises(ValueError, match=r"targets are \(2, 1\), and the model scores \(2, 3\)"):
         loss_out(objective, batch)
+
+
+def test_a_head_that_is_not_one_of_tokens_is_refused():
+    model = BERT(BERTConfig(vocab_size=10, head="token", num_labels=2))
+    with pytest.raises(ValueError, match='"masked_lm" needs model.head="mlm", not "token"'):
+        masked_lm.MaskedLM(Config(), model)

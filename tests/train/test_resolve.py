@@ -6,7 +6,9 @@ import pytest
 
 from jaxlm import config
 from jaxlm.core.types import TaskInfo
+from jaxlm.data.tasks import MADE_FOR, TASKS
 from jaxlm.models.bert import BERT, BERTConfig
+from jaxlm.objectives import OBJECTIVES
 from jaxlm.objectives.classification import Classification, Config
 from jaxlm.train import assembly
 
@@ -40,3 +42,35 @@ def test_a_head_that_is_not_one_of_classes_is_refused():
     model = BERT(BERTConfig(vocab_size=10, head="mlm", num_labels=2))
     with pytest.raises(ValueError, match='model.head="sequence" or "token", not "mlm"'):
         Classification(Config(), model)
+
+
+@pytest.mark.parametrize(
+    ("data", "objective", "made_for"),
+    [
+        ("text", "masked_lm", "causal_lm"),  # a model that sees both sides would read its targets
+        ("masked_text", "causal_lm", "masked_lm"),
+        ("tagged", "masked_lm", "classification"),
+        ("text", "classification", "causal_lm"),
+    ],
+)
+def test_data_made_for_another_objective_are_refused(data, objective, made_for):
+    cfg = config.base()
+    cfg.data, cfg.objective = config.section("data", data), config.section("objective", objective)
+    message = f'objective.kind="{objective}" does not fit data.kind="{data}", .* "{made_for}"'
+    with pytest.raises(ValueError, match=message):
+        assembly.resolve(cfg, SimpleNamespace(info=TaskInfo(10, {})))
+
+
+def test_every_task_says_what_its_targets_are_for():
+    assert set(MADE_FOR) == set(TASKS) and set(MADE_FOR.values()) == set(OBJECTIVES)
+
+
+def test_a_decoder_starts_as_its_data_do():
+    cfg = config.base()
+    cfg.model = config.section("model", "t5", decoder_start_id=7)
+    cfg.data, cfg.objective = (
+        config.section("data", "pairs"),
+        config.section("objective", "seq2seq"),
+    )
+    with pytest.raises(ValueError, match='model.decoder_start_id=7, but data.kind="pairs" .* 0'):
+        assembly.resolve(cfg, SimpleNamespace(info=TaskInfo(10, {})))

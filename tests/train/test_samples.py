@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlm import config
 from jaxlm.core.outputs import NeuralOutput
 from jaxlm.core.types import Array, SplitInfo, TaskInfo
-from jaxlm.train import parallel, plan, report
+from jaxlm.train import parallel, plan, report, samples
 from jaxlm.train.samples import Sampler
 
 
@@ -99,6 +100,18 @@ def test_a_model_that_can_not_write_on_answers_validation_examples():
     assert sample(Next(), task, sample_tokens=0) == ""
 
 
+def test_data_without_targets_have_no_answers_to_show():
+    assert sample(Next(), OneBatch(tokens=[[1, 2, 3], [4, 5, 6]])) == ""
+
+
+def test_a_sample_looks_back_as_far_as_data_or_model_say():
+    cfg = config.base()
+    cfg.model.max_len, cfg.data.seq_len = 64, 32
+    assert samples.context_length(cfg) == 32
+    cfg.data = config.section("data", "pairs")
+    assert samples.context_length(cfg) == 64
+
+
 def test_an_encoder_decoder_writes_from_validation_sources():
     task = OneBatch(
         tokens=[[0, 3], [0, 2]],
@@ -133,6 +146,12 @@ def test_a_source_counts_as_well_as_what_is_written_from_it():
     assert plan.row(Next(), (3,)) == "3"
     model = SimpleNamespace(flops_per_token=lambda params, target, source: 10 * target + source)
     assert plan.flops_per_token(model, {}, (3, 8))[0] == 38
+
+
+def test_the_plan_names_micro_batches_where_there_are_several():
+    assert plan.micro_batches(16, 16) == ""
+    assert plan.micro_batches(16, 8) == ", 2 micro-batches of 8"
+    assert plan.micro_batches(16, 1) == ", 16 micro-batches of 1"
 
 
 @pytest.mark.parametrize(("row_tokens", "expected"), [(10, 16), (100, 4)])

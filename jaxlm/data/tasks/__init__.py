@@ -10,3 +10,15 @@ TASKS = {
     "labelled": "jaxlm.data.tasks.labelled:LabelledTask",
     "tagged": "jaxlm.data.tasks.tagged:TaggedTask",
 }
+
+MADE_FOR = {
+    "text": "causal_lm",
+    "packed_text": "causal_lm",
+    "masked_text": "masked_lm",
+    "span_text": "seq2seq",
+    "prefix_text": "prefix_lm",
+    "pairs": "seq2seq",
+    "labelled": "classification",
+    "tagged": "classification",
+}
+"""`data.kind` -> the objective that its targets are for; what is not named here goes with any."""

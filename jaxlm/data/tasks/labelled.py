@@ -32,7 +32,7 @@ class LabelledConfig(RecordConfig):
       label_field: the label in a *.jsonl file: text or a whole number.
       pair_field: a second text; "": none. For a *.tsv file anything else than "" means that its
         second column is one.
-      min_count: labels with fewer lines in path are dropped, with their lines.
+      min_count: labels with fewer lines in path are dropped, with their lines in every split.
       seq_len: tokens of an example, [CLS] and [SEP] included; longer ones are cut, and counted in
         the log; 0: the model's max_len, which the loop fills in.
     """
@@ -65,7 +65,7 @@ class LabelledTask(RecordTask):
         config = self.config
         if isinstance(row, list):
             names = ("text", "pair", "label") if config.pair_field else ("text", "label")
-            records.check_columns(row, where, names)
+            records.check_columns(row, where, names, f" (data.pair_field={config.pair_field!r})")
             return records.Record(
                 tuple(row[:-1]), (records.label(row[-1], where, "its last column"),)
             )
@@ -92,15 +92,19 @@ class LabelledTask(RecordTask):
         self._length = check_seq_len(self.config.seq_len, known=True)
         counts = self._counts()
         dropped = {name for name, count in counts.items() if count < self.config.min_count}
-        if dropped:
-            _log.info(
-                "%s: %d labels with fewer than data.min_count=%d lines are dropped, with %d lines: %s",
-                self.config.path, len(dropped), self.config.min_count,
-                sum(counts[name] for name in dropped), ", ".join(sorted(dropped)),
-            )  # fmt: skip
+        lost = 0
         for name, (table, rows) in self.splits.items():
             keeps = np.array([label not in dropped for label in table.labels])
-            self.splits[name] = Split(table, rows[keeps[table.columns["label"].values()[rows]]])
+            kept = rows[keeps[table.columns["label"].values()[rows]]]
+            lost += len(rows) - len(kept)
+            self.splits[name] = Split(table, kept)
+        if dropped:
+            _log.info(
+                "%s: %d labels with fewer than data.min_count=%d lines are dropped, with %d lines "
+                "of all splits: %s",
+                self.config.path, len(dropped), self.config.min_count, lost,
+                ", ".join(sorted(dropped)),
+            )  # fmt: skip
         self._numbers = number_labels(self.splits, "label", self.config.path)
         lengths = [self._full_lengths(split) for split in self.splits.values()]
         self.log_cut("data.seq_len", self._length, np.concatenate(lengths))

@@ -25,9 +25,9 @@ class RecordConfig:
     Attributes:
       path: a file or glob, *.jsonl or *.tsv, or bundled:NAME.
       val_path: the lines for validation; "": the last val_fraction of path's.
-      test_path: lines that no run looks at, as split "test"; "": none.
+      test_path: lines for split "test", which a run scores once, at its end; "": none.
       tokenizer: bytes, chars, gpt2, or the path of a tokenizer.json, of a SentencePiece *.model or
-        of a folder with one.
+        of a folder with one; init_from: that of the model which the run starts from.
       val_fraction: the last part of path's lines, held out, where there is no val_path.
       eval_examples: evaluate on so many lines, evenly spread over a split; 0: on all.
     """
@@ -236,12 +236,13 @@ def number_labels(splits: Mapping[str, Split], column: str, path: str) -> dict[s
         )
     for name, labels in found.items():
         if missing := sorted(labels - found["train"]):
+            source = splits[name].table.source
             raise ValueError(
-                f"{splits[name].table.source.path}: the {name} lines have labels that no training "
-                f"line has: {', '.join(missing)}"
+                f"{source.option}={source.path}: the {name} lines have labels that no training line "
+                f"has: {', '.join(missing)}"
             )
-    numeric = all(re.fullmatch(r"-?\d+", label) for label in found["train"])
-    ordered = sorted(found["train"], key=int if numeric else str)
+    numeric = all(re.fullmatch(r"-?\d{1,18}", label) for label in found["train"])
+    ordered = sorted(sorted(found["train"]), key=int if numeric else str)  # 1 and 01 too
     return {label: number for number, label in enumerate(ordered)}
 
 

@@ -33,7 +33,7 @@ class SpanTextConfig(text.TextConfig):
         super().__post_init__()
         if not 0 < self.noise_density < 1:
             raise ValueError(f"data.noise_density={self.noise_density} must be between 0 and 1")
-        if self.mean_span < 1:
+        if not self.mean_span >= 1:  # nan too
             raise ValueError(f"data.mean_span={self.mean_span} must be at least 1")
 
 

@@ -70,10 +70,12 @@ class TaggedTask(RecordTask):
             values = reading.record_field(row, field, where, f"data.{name}")
             if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
                 raise ValueError(f"{where}: field {field!r} is no list of texts; set data.{name}")
-            lists.append(values)
+            lists.append([reading.encodable(v, f"{where}: field {field!r}") for v in values])
         words, tags = lists
         if len(words) != len(tags) or not words:
             raise ValueError(f"{where} has {len(words)} words and {len(tags)} tags")
+        for tag in tags:
+            records.label(tag, where, f"an entry of field {self.config.tags_field!r}")
         return records.Record((words[0], *(f" {word}" for word in words[1:])), tuple(tags))
 
     def kind(self) -> list[Any]:
@@ -158,7 +160,7 @@ class TaggedTask(RecordTask):
         ids, labels, lines = example["tokens"], self.labels(), []
         places = np.flatnonzero(example["weights"])
         end = int(example["segment_ids"].sum()) - 1
-        for place, stop in zip(places, [*places[1:], end], strict=True):
+        for place, stop in zip(places, [*places[1:], end], strict=False):  # none in filling
             wanted = labels[example["targets"][place]]
             word = self.tokenizer.decode(ids[place:stop]).strip()
             if predicted is not None and predicted[place] != example["targets"][place]:
