@@ -296,7 +296,9 @@ def save(cfg: ConfigDict, path: Any) -> None:
     """Write as JSON that `read` gives back."""
     draft = path.parent / f".{path.name}.new"
     draft.write_text(json.dumps(to_dict(cfg), indent=2, sort_keys=True) + "\n")
-    draft.rename(path)  # whole or not at all
+    draft.replace(
+        path
+    )  # whole or not at all; of a run that never came to a checkpoint, over the old one
 
 
 def read(path: Any) -> ConfigDict:

@@ -104,7 +104,7 @@ def _check_new(target: Path) -> None:
 @contextlib.contextmanager
 def _made_whole(target: Path) -> Iterator[Path]:
     """A folder beside `target` that takes its name once all is in it: no half of a model is ever left under it."""
-    target = target.absolute()
+    target = target.resolve()
     part = target.with_name(f".{target.name}.part")
     try:
         shutil.rmtree(part, ignore_errors=True)  # of a process that was killed

@@ -1,6 +1,7 @@
 """Configs: typed overrides, nearest names, kinds, and the record of what ran."""
 
 import pytest
+from etils import epath
 
 from jaxlm import config
 
@@ -106,7 +107,9 @@ def test_optim_may_be_a_map_of_patterns(cfg):
 
 
 def test_what_is_saved_reads_back_and_differences_name_keys(cfg, tmp_path):
-    config.save(cfg, tmp_path / "config.json")
+    path = epath.Path(tmp_path)  # as a run's folder is; it does not rename onto a file
+    config.save(cfg, path / "config.json")
+    config.save(cfg, path / "config.json")  # a run that was killed before its first checkpoint
     again = config.read(tmp_path / "config.json")
     assert config.differences(cfg, again) == []
     config.override(cfg, "model.num_layers", "3")

@@ -84,8 +84,8 @@ def flatten(tree: PyTree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def match(family: Family, config: Any, tensors: Tensors) -> Matched:
-    """Find every parameter of `config` in `tensors`, without reading any.
+def match(family: Family, config: Any, tensors: Tensors, abstract: PyTree | None = None) -> Matched:
+    """Find every parameter of `config` in `tensors`, without reading any; with `abstract`, compare shapes too.
 
     Raises:
       ValueError: one error that names what is missing, left over, or of another shape or type.
@@ -114,10 +114,25 @@ def match(family: Family, config: Any, tensors: Tensors) -> Matched:
         {
             "missing": list(dict.fromkeys(missing)),
             "left over": [name for name in left if name not in unused],
+            "of another shape": _other_shapes(entries, config, tensors, names, abstract),
             f"of a type other than {', '.join(FLOATS)}": types,
         },
     )
     return Matched(names, tuple(fresh), tuple(unused))
+
+
+def _other_shapes(
+    entries: list[Entry], config: Any, tensors: Tensors, names: Mapping[str, str], abstract: PyTree
+) -> list[str]:
+    by_path = {entry.ours: entry for entry in entries}
+    found = {
+        f"{name}: {list(tensors.shapes[name])}, expected {list(expected)}": None
+        for leaf, struct in flatten(abstract).items()
+        for path in _layers(leaf, struct)
+        if (name := names.get(path))
+        and tensors.shapes[name] != (expected := _their_shape(by_path[path], leaf, struct, config))
+    }
+    return list(found)
 
 
 def _spellings(family: Family, name: str) -> list[str]:
@@ -163,22 +178,11 @@ def load(
     Raises:
       ValueError: see `match`.
     """
-    matched = match(family, config, tensors)
     entries = {entry.ours: entry for entry in family.entries(config)}
     wanted = flatten(abstract)
     if unknown := {path for leaf in wanted for path in _layers(leaf, wanted[leaf])} ^ set(entries):
         raise AssertionError(f"{family.NAME}.entries and the model differ: {sorted(unknown)[:8]}")
-    other = {
-        f"{name}: {list(tensors.shapes[name])}, expected {list(expected)}": None
-        for leaf, struct in wanted.items()
-        for path in _layers(leaf, struct)
-        if (name := matched.names.get(path))
-        and tensors.shapes[name] != (expected := _their_shape(entries[path], leaf, struct, config))
-    }
-    _refuse(
-        f"{tensors.where} is not the {family.NAME} that its config describes",
-        {"of another shape": list(other)},
-    )
+    matched = match(family, config, tensors, abstract)
     _check_copies(family, tensors, matched)
     return {
         leaf: _place(struct, [_view(entries[path], tensors, matched) for path in paths])
@@ -190,23 +194,19 @@ def load(
 def _check_copies(family: Family, tensors: Tensors, matched: Matched) -> None:
     """What is called a copy and is none would be dropped in silence."""
     mapped = set(matched.names.values())
-    for name in tensors.shapes:
+    for name in sorted(set(tensors.shapes) - mapped):
         ours = next((own for like, own in family.COPIES.items() if re.search(like, name)), None)
         source = matched.names.get(ours)
-        if source is None or name in mapped or _equal(tensors.read(name), tensors.read(source)):
-            continue
-        raise ValueError(
-            f"{tensors.where}: {name} is not the copy of {source} that its config says it is "
-            "(tie_word_embeddings)"
-        )
+        if source is not None and not _equal(tensors.read(name), tensors.read(source)):
+            raise ValueError(
+                f"{tensors.where}: {name} is not the copy of {source} that its config says"
+            )
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> bool:
     """Piece by piece: nothing of the tables' size is made."""
-    pieces = range(0, len(a), 4096)
-    return a.shape == b.shape and all(
-        np.array_equal(a[i : i + 4096], b[i : i + 4096]) for i in pieces
-    )
+    pieces = [slice(start, start + 4096) for start in range(0, len(a), 4096)]
+    return a.shape == b.shape and all(np.array_equal(a[piece], b[piece]) for piece in pieces)
 
 
 def _layers(leaf: str, struct: Any) -> list[str]:

@@ -117,7 +117,9 @@ def _forward(plan: _Plan, q_BGRTK, k_BGSK, v_BGSK, extras: _Extras):
         else:  # from the first block on, not from zeros: all of them would have to be hidden
             whole = lax.fori_loop(first + 1, end, lambda j, x: _merge(x, part(j)), part(first))
         out = (whole.mixed / whole.total).astype(q.dtype)
-        return None, (out, whole.highest + jnp.log(whole.total))
+        # Of a query that sees no key the normaliser is so large that no gradient comes back.
+        blind = whole.highest == jnp.finfo(jnp.float32).min
+        return None, (out, jnp.where(blind, 0.0, whole.highest + jnp.log(whole.total)))
 
     _, (out, normaliser) = _each_query_block(plan, query_block, None, q_BGRTK)
     return out, (q_BGRTK, k_BGSK, v_BGSK, extras, out, normaliser)

@@ -22,13 +22,13 @@ REMATS = {
     "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,  # keep products with weights
     "block": jax.checkpoint_policies.nothing_saveable,  # keep the inputs of each block
 }
-INITS = ("gpt2", "normal", "zero_out", "fan_in")
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
     """The shape of a stack; a model's config adds its own fields, and makes fields of the class variables it offers."""
 
+    inits: ClassVar[tuple[str, ...]] = ("gpt2", "normal", "zero_out")
     post_norm: ClassVar[bool] = False  # norm(x + f(x)), as BERT, instead of x + f(norm(x))
     qkv_bias: ClassVar[bool | None] = None  # None: as `bias`
     qk_norm: ClassVar[bool] = False
@@ -48,7 +48,7 @@ class TransformerConfig:
     mlp: str = "gelu"
     bias: bool = True
     dropout: float = 0.0  # of embeddings and residual branches; never of attention probabilities
-    init: str = "gpt2"  # or another of INITS: see `initializers`
+    init: str = "gpt2"  # or another of `inits`: see `initializers`
     init_std: float = 0.02  # of embeddings, and of kernels under gpt2 and normal
     loss_chunk: int = (
         0  # tokens whose logits exist at once; 0: all while they fit in 1 GiB, else 8192
@@ -64,7 +64,7 @@ class TransformerConfig:
         self.check_choices(
             norm=tuple(NORMS),
             mlp=tuple(ACTIVATIONS),
-            init=INITS,
+            init=self.inits,
             remat=tuple(REMATS),
             attention=BACKENDS,
             dtype=("auto", "float32", "bfloat16"),

@@ -34,6 +34,7 @@ class T5Config(TransformerConfig):
     num_kv_heads: ClassVar[None] = None
     norm: ClassVar[str] = "rmsnorm"
     bias: ClassVar[bool] = False
+    inits: ClassVar[tuple[str, ...]] = ("fan_in",)
     init: ClassVar[str] = "fan_in"
     init_std: ClassVar[float] = 1.0  # of embeddings
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from jaxlm import config as configs
 from jaxlm import registry
-from jaxlm.core.types import Batch, Objective, PyTree, Step, Task, TrainState
+from jaxlm.core.types import Batch, Objective, PyTree, Step, Task, TaskInfo, TrainState
 from jaxlm.data import corruption
 from jaxlm.data.tasks import MADE_FOR
 from jaxlm.eval import EVALUATORS, Evaluator
@@ -91,7 +91,7 @@ def resolve(cfg: ConfigDict, task: Task) -> FrozenConfigDict:
         model.vocab_size = model.vocab_size or task.info.vocab_size
     if task.info.labels:
         model.num_labels = _num_labels(cfg, len(task.info.labels))
-    _check_targets(cfg)
+    _check_pairing(cfg)
     if "max_len" in model and "seq_len" in cfg.data and cfg.data.seq_len > model.max_len:
         raise ValueError(
             f"data.seq_len={cfg.data.seq_len} is longer than model.max_len={model.max_len}"
@@ -115,7 +115,7 @@ def _num_labels(cfg: ConfigDict, number: int) -> int:
     return number
 
 
-def _check_targets(cfg: ConfigDict) -> None:
+def _check_pairing(cfg: ConfigDict) -> None:
     """Data and objective of ours mean the same targets: else a model that sees both sides is given its answers.
 
     And the data begin a decoder's input as its model expects it.
@@ -241,6 +241,22 @@ def check_keys(batch: Batch, model: Any, objective: Objective) -> None:
     if needed - set(batch):
         raise ValueError(
             f"data.kind does not give {sorted(needed - set(batch))}, which model or objective needs"
+        )
+
+
+def check_targets(batch: Batch, info: TaskInfo) -> None:
+    """Weighed targets of host rows are classes or ids that there are: any other scores as if it were one, in silence.
+
+    Raises:
+      ValueError: one that is negative or too large.
+    """
+    if not {"targets", "weights"} <= batch.keys() or batch["targets"].dtype.kind not in "iu":
+        return
+    size = len(info.labels) or info.vocab_size
+    found = batch["targets"][batch["weights"] > 0]
+    if size and len(found) and not 0 <= found.min() <= found.max() < size:
+        raise ValueError(
+            f"data.kind gives targets from {found.min()} to {found.max()}: accepted are 0 to {size - 1}"
         )
 
 

@@ -128,7 +128,10 @@ def take_architecture(cfg: ConfigDict) -> None:
     Raises:
       ValueError: the source is a model of another kind.
     """
-    source = open_source(cfg.init_from)
+    try:
+        source = open_source(cfg.init_from)
+    except ValueError as error:
+        raise ValueError(f"init_from: {error}") from error
     if cfg.model.kind != source.kind:
         raise ValueError(
             f'init_from={cfg.init_from} is a "{source.kind}", but model.kind="{cfg.model.kind}"'

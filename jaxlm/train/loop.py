@@ -47,6 +47,7 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
     source = pipeline.train_batches(
         task, cfg.seed, cfg.batch_size, jax.process_index(), jax.process_count()
     )
+    assembly.check_targets(source[0], task.info)
     example = assembly.global_shapes(source[0], cfg.batch_size)
     cfg = assembly.fix_micro_batch(cfg, example, folders.recorded(workdir))
     parts = assembly.assemble(cfg, task, example)

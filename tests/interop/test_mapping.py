@@ -143,14 +143,14 @@ def test_a_bare_backbone_and_older_spellings_are_found():
     assert "head/kernel" not in found and len(found) == 7
 
 
-def test_one_error_names_all_that_is_missing_and_left_over_before_anything_is_read():
+def test_one_error_names_all_that_is_wrong_before_anything_is_read():
     stored = {name: array for name, array in THEIRS.items() if ".1." not in name}
     tensors = Held(stored | {"base.h.7.qk": numbers(2), "base.h.0.out.weight": np.arange(4)})
     with pytest.raises(ValueError) as raised:
         mapping.load(FAMILY, CONFIG, tensors, shapes())
     assert str(raised.value) == (
         "somewhere is not the Toy that its config describes: 2 missing (base.h.1.qk, base.h.1.out.weight); "
-        "1 left over (base.h.7.qk); 1 of a type other than F32, F16, BF16 (base.h.0.out.weight: I64)"
+        "1 left over (base.h.7.qk); 1 of another shape (base.h.0.out.weight: [4], expected [2, 2]); 1 of a type other than F32, F16, BF16 (base.h.0.out.weight: I64)"
     )
     assert not tensors.reads
 

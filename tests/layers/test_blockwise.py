@@ -34,6 +34,24 @@ def test_blocks_that_nobody_sees_are_not_read(monkeypatch, unrolled):
     assert seen.tolist() == [True] * 16 + [False] * 16 + [True] * 8
 
 
+@pytest.mark.parametrize("unrolled", [False, True])
+def test_a_query_that_sees_no_key_has_no_gradient(monkeypatch, unrolled):
+    """Its scores are all hidden: whatever is made of its output must not come back as anybody's gradient."""
+    monkeypatch.setattr(blockwise, "UNROLL_TO", 1000 if unrolled else 0)
+    q, k, v = np.random.default_rng(0).normal(size=(3, 1, 1, 6, 4)).astype("float32")
+    segments = jnp.array([[1, 1, 1, 1, 2, 2]]), jnp.array([[1, 1, 1, 1, 0, 0]])
+
+    def loss(q, k, v, first, stop):
+        spec = Spec(causal=False, cross=True)
+        out = attention_backends.attend(q, k, v, spec, "blockwise", segments=segments)
+        return jnp.sum(out[:, :, first:stop] ** 2)
+
+    grad = jax.jit(jax.grad(loss, (0, 1, 2)), static_argnums=(3, 4))
+    assert all(not np.asarray(x).any() for x in grad(q, k, v, 4, 6))
+    for whole, seeing in zip(grad(q, k, v, 0, 6), grad(q, k, v, 0, 4), strict=True):
+        np.testing.assert_allclose(whole, seeing, rtol=0, atol=1e-6)
+
+
 def test_rows_on_eight_devices_are_as_on_one(monkeypatch):
     """The loops' ends hang on the longest prefix of all rows."""
     monkeypatch.setattr(blockwise, "BLOCK", 8)

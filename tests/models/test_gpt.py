@@ -333,6 +333,7 @@ def test_two_sequences_are_learned_by_heart(key):
             {"positions": "rotary", "rope_factor": 4.0},
             "model.rope_factor=4.0 needs model.rope_scal",
         ),
+        ({"init": "fan_in"}, "accepted are gpt2, normal, zero_out"),  # T5's: scores are not scaled
         ({"remat": "full"}, "accepted are none, dots, block"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from jaxlm import config
@@ -74,3 +75,12 @@ def test_a_decoder_starts_as_its_data_do():
     )
     with pytest.raises(ValueError, match='model.decoder_start_id=7, but data.kind="pairs" .* 0'):
         assembly.resolve(cfg, SimpleNamespace(info=TaskInfo(10, {})))
+
+
+@pytest.mark.parametrize("wrong", [-1, 2])
+def test_a_target_that_is_no_class_is_refused(wrong):
+    batch = {"targets": np.array([[0], [1], [wrong]]), "weights": np.ones((3, 1), np.float32)}
+    with pytest.raises(ValueError, match=f"targets from .*{wrong}.*: accepted are 0 to 1"):
+        assembly.check_targets(batch, TASK.info)
+    batch["weights"][2] = 0  # ignored: it may be anything
+    assembly.check_targets(batch, TASK.info)
