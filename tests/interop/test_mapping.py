@@ -168,12 +168,12 @@ def test_other_shapes_are_named_and_many_names_are_counted():
 
 
 def test_host_memory_never_holds_a_model_twice(tmp_path):
-    """Beside what JAX holds, a few tensors are in flight (it frees in the background), not the model's sixteen."""
+    """Beside what JAX holds, some tensors are in flight (it frees in the background), not the model's forty-eight."""
     from safetensors.numpy import save_file
 
     from jaxlm.interop import tensors
 
-    side, count = 512, 16
+    side, count = 512, 48
     many = SimpleNamespace(
         **vars(FAMILY)
         | {"entries": lambda _: [Entry(f"w{i}/kernel", f"t{i}", True) for i in range(count)]}
@@ -189,7 +189,7 @@ def test_host_memory_never_holds_a_model_twice(tmp_path):
     jax.block_until_ready(found)
     _, peak = tracemalloc.get_traced_memory()  # of numpy's arrays
     tracemalloc.stop()
-    assert peak < 5 * side * side * 4
+    assert peak < count / 3 * side * side * 4
 
 
 def test_a_copy_is_believed_only_where_it_is_one():
