@@ -41,19 +41,8 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
     started = time.perf_counter()
     runtime.configure()
     workdir = folders.open_workdir(workdir)
-    cfg = assembly.with_lengths(cfg)
-    task = assembly.make_task(cfg)
-    cfg = assembly.resolve(cfg, task)
-    source = pipeline.train_batches(
-        task, cfg.seed, cfg.batch_size, jax.process_index(), jax.process_count()
-    )
-    assembly.check_targets(source[0], task.info)
-    example = assembly.global_shapes(source[0], cfg.batch_size)
-    cfg = assembly.fix_micro_batch(cfg, example, folders.recorded(workdir))
-    parts = assembly.assemble(cfg, task, example)
-    config = configs.build(cfg, "checkpoint")
-    # Last: what is refused leaves no trace.
-    folders.claim(workdir, cfg, task.info.tokenizer, task.info.labels)
+    cfg, parts, source, example = _prepare(cfg, workdir)
+    task, config = parts.task, configs.build(cfg, "checkpoint")
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(parts.mesh))
         stack.enter_context(nn.logical_axis_rules(parallel.RULES))
@@ -131,6 +120,23 @@ def show_batch(cfg: ConfigDict, num_examples: int = 2) -> str:
     """The first training batch as a person reads it: token pieces, targets, what is masked."""
     task = assembly.make_task(assembly.with_lengths(cfg))
     return task.show(pipeline.train_batches(task, cfg.seed, cfg.batch_size)[0], num_examples)
+
+
+def _prepare(cfg: ConfigDict, workdir: Any):
+    """The resolved config, what a run is made of, its batches and their shapes, in a folder claimed for it."""
+    cfg = assembly.with_lengths(cfg)
+    task = assembly.make_task(cfg)
+    cfg = assembly.resolve(cfg, task)
+    source = pipeline.train_batches(
+        task, cfg.seed, cfg.batch_size, jax.process_index(), jax.process_count()
+    )
+    assembly.check_targets(source[0], task.info)
+    example = assembly.global_shapes(source[0], cfg.batch_size)
+    cfg = assembly.fix_micro_batch(cfg, example, folders.recorded(workdir))
+    parts = assembly.assemble(cfg, task, example)
+    # Last: what is refused leaves no trace.
+    folders.claim(workdir, cfg, task.info.tokenizer, task.info.labels)
+    return cfg, parts, source, example
 
 
 def _restore(checkpoints: Checkpointer, parts: assembly.Parts, log: Callable[[str], None]):

@@ -6,9 +6,6 @@ import json
 import math
 import sys
 
-import numpy as np
-import pytest
-
 from jaxlm.train import writers
 from jaxlm.train.writers import Writer
 
@@ -200,18 +197,3 @@ def test_a_failing_plot_does_not_stop_the_run(tmp_path, monkeypatch, capsys):
     writer.close()
     lines = capsys.readouterr().out.splitlines()
     assert "was not drawn: RuntimeError: no fonts" in lines[-2] and lines[-1] == '{"a": 1}'
-
-
-@pytest.mark.parametrize("rows", [[], [{"step": 1, "loss": None}], [{"step": 1, "loss": 2.0}]])
-def test_plot_of_almost_nothing(tmp_path, rows):
-    path = writers.epath.Path(tmp_path / "plots" / "loss.png")
-    writers.plot_loss(path, rows, "empty")
-    assert path.exists()
-
-
-def test_smoothing_by_hand():
-    np.testing.assert_allclose(writers._smoothed([1.0, 3.0]), [1.0, 3.0])  # short: as it is
-    smooth = writers._smoothed([1.0] * 50 + [3.0] * 50)  # keep = 1/2
-    assert smooth[49] == pytest.approx(1.0)
-    assert smooth[50] == pytest.approx(2.0, abs=1e-6)
-    assert smooth[51] == pytest.approx(2.5, abs=1e-6)
