@@ -111,8 +111,10 @@ def quick_compiling():
 @pytest.mark.parametrize(
     "spec",
     [
-        # Shrunken, an experiment is little else than its :tiny variant.
-        pytest.param(spec, marks=pytest.mark.slow) if f"{spec}:tiny" in SPECS else spec
+        # Shrunken, an experiment is little else than its :tiny variant, and one on a data set of the network than the plain one.
+        pytest.param(spec, marks=pytest.mark.slow)
+        if f"{spec}:tiny" in SPECS or configs.load(spec).data.path.startswith(NETWORK)
+        else spec
         for spec in SPECS
     ],
     ids=spec_id,

@@ -310,6 +310,7 @@ def test_packed_equals_every_document_alone(tmp_path, positions):
     assert leaks[batch["segment_ids"] > 1].max() > 0.01
 
 
+@pytest.mark.slow
 def test_a_packed_run_does_not_depend_on_micro_batches(tmp_path):
     texts = [text for text in words(np.random.default_rng(0), 300) if len(text) > 16]
     path = records(tmp_path / "a.jsonl", texts)  # one to a window, with filling of every size

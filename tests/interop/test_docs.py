@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
 import stored
 
 import jaxlm
@@ -24,6 +25,7 @@ def commands():
     return block.strip().splitlines()
 
 
+@pytest.mark.slow
 def test_an_import_a_fine_tuning_and_an_export_in_four_commands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     stored.write(Path("my-bert"), stored.bert_config(), stored.bert_tensors(), WORDS)

@@ -61,10 +61,11 @@ def smollm():
 
 def their_model(path: Path) -> torch.nn.Module:
     """What `from_pretrained(gguf_file=...)` loads, without the package that this asks for."""
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
     config = transformers.AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
     model = transformers.LlamaForCausalLM(config)
-    read = transformers.modeling_gguf_pytorch_utils.load_gguf_checkpoint
-    tensors = read(str(path), return_tensors=True, model_to_load=model)["tensors"]
+    tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
     said = model.load_state_dict(tensors, strict=False)
     assert not said.unexpected_keys and said.missing_keys in ([], ["lm_head.weight"])
     return model.eval()

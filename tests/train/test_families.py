@@ -95,6 +95,7 @@ def test_micro_batches_agree_on_ragged_weights(name):
             np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["masked_lm", "seq2seq"])
 def test_eight_devices_train_as_one_does(name):
     family = FAMILIES[name]

@@ -129,6 +129,7 @@ def test_a_run_of_our_own_is_a_start_with_its_tokenizer(folder, tmp_path):
         np.testing.assert_array_equal(mapping.flatten(state.params)[name], leaf)
 
 
+@pytest.mark.slow
 def test_an_imported_run_is_a_start_as_well(folder, tmp_path):
     assert convert.main(["import", str(folder / "hf"), str(tmp_path / "run")]) == 0
     direct = first_state(resolved(experiment(folder)), [])
