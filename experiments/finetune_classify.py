@@ -4,7 +4,8 @@
     python -m jaxlm.launch --config experiments/finetune_classify.py:tiny     a small one from scratch: two cores, under 3 minutes
 
 PATH is a BERT in the Hugging Face layout, or a run of bert_base.py; its shape, weights and tokenizer are taken, and a new head
-is put on the mean of its last states. Without init_from a BERT base starts from scratch. Other data: --config.data.path=FILE.tsv
+is put on the mean of its last states (--config.model.pooler=true: on BERT's own pooler, as other tools have it, so that
+jaxlm.convert can export it). Without init_from a BERT base starts from scratch. Other data: --config.data.path=FILE.tsv
 (text TAB label, a line each; labels are the distinct values), or FILE.jsonl with --config.data.text_field= and
 --config.data.label_field=; --config.data.val_path= names lines to validate on, else the last tenth is taken. The epoch
 with the best validation accuracy is kept. Predictions beside labels are in samples.txt. Measured: docs/benchmarks.md.
