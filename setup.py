@@ -57,7 +57,7 @@ setup(
             "safetensors>=0.7",
             "setuptools>=77",
         ],
-        "parity": ["torch>=2.10", "transformers>=5"],
+        "parity": ["scikit-learn", "torch>=2.10", "transformers>=5"],
         "docs": ["ipykernel", "nbclient"],
     },
     classifiers=[

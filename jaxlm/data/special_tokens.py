@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.data.library_tokenizers import checked, saved_meta, sha256, write
+from jaxlm.data.subword_tokenizers import checked, saved_meta, sha256, write
 
 BERT = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 SENTINELS = tuple(f"<extra_id_{number}>" for number in reversed(range(100)))

@@ -1,14 +1,14 @@
 """A tokenizer as a tokenizer.json, which other tools load.
 
-The reverse, reading one, is `library_tokenizers.JsonTokenizer`.
+The reverse, reading one, is `subword_tokenizers.JsonTokenizer`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from jaxlm.data.library_tokenizers import HIDDEN_BYTES, GPT2Tokenizer, JsonTokenizer
 from jaxlm.data.special_tokens import Extended
+from jaxlm.data.subword_tokenizers import HIDDEN_BYTES, GPT2Tokenizer, JsonTokenizer
 from jaxlm.data.tokenizers import BytesTokenizer, CharsTokenizer
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.data import special_tokens
-from jaxlm.data.library_tokenizers import (
+from jaxlm.data.subword_tokenizers import (
     META_FILE,
     JsonTokenizer,
     SentencePieceTokenizer,

@@ -76,15 +76,6 @@ def test_the_error_of_macro_f1_is_that_of_a_bootstrap_over_rows():
     assert error == pytest.approx(np.std(drawn, ddof=1), rel=0.1)
 
 
-def test_against_scikit_learn():
-    metrics = pytest.importorskip("sklearn.metrics")
-    rng = np.random.default_rng(1)
-    targets, predictions = rng.integers(0, 5, (50, 1)), rng.integers(0, 6, (50, 1))
-    value, _, _ = macro_f1(predictions, targets, np.ones((50, 1)), 7)
-    expected = metrics.f1_score(targets[:, 0], predictions[:, 0], average="macro", zero_division=0)
-    assert value == pytest.approx(expected)
-
-
 def test_outputs_of_a_model_and_text_without_classes():
     logits = jnp.array([[[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]]])
     output = NeuralOutput(logits, jnp.eye(3), {}, vocab_size=3)
