@@ -36,6 +36,10 @@ class LayerCache:
     cross: LayerCache | None = None  # of the source; None until a first call has made it
 
 
+Caches = LayerCache | tuple[LayerCache, ...]
+"""Of a whole stack; see `empty_caches`."""
+
+
 class Attention(nn.Module):
     """Multi- or grouped-query attention (Vaswani et al. 2017; Ainslie et al. 2023, arXiv:2305.13245).
 
@@ -131,9 +135,19 @@ def _write(cache: LayerCache, k: Array, v: Array, start_B: Array) -> LayerCache:
     return LayerCache(write(cache.k, k, start_B), write(cache.v, v, start_B))
 
 
-def empty_cache(
-    num_layers: int, batch: int, max_len: int, heads: int, head_dim: int, dtype
-) -> LayerCache:
-    """Room for `max_len` positions in every layer, stacked: [N, B, G, S, K]."""
-    shape = (num_layers, batch, heads, max_len, head_dim)
-    return LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+def empty_caches(
+    num_layers: int, batch: int, max_len: int, heads: int, head_dim: int, dtype, stacked: bool
+) -> Caches:
+    """Room for `max_len` positions in every layer.
+
+    One LayerCache a layer, so that a step writes into each in place; for layers that are scanned, `stacked`, a
+    single one with a second axis for them, [B, N, G, S, K].
+    """
+    shape = (batch, heads, max_len, head_dim)
+
+    def one(shape: tuple[int, ...]) -> LayerCache:
+        return LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+    if stacked:
+        return one((batch, num_layers, *shape[1:]))
+    return tuple(one(shape) for _ in range(num_layers))

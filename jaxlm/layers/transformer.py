@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.core.types import Array
-from jaxlm.layers.attention import Attention, LayerCache, Sight
+from jaxlm.layers.attention import Attention, Caches, LayerCache, Sight
 from jaxlm.layers.attention_backends import BACKENDS, Spec
 from jaxlm.layers.embedding import Embedding
 from jaxlm.layers.linear import Initializer
@@ -234,7 +234,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """`num_layers` blocks that see as `spec` says. `caches` is one LayerCache with a leading layer axis, or None.
+    """`num_layers` blocks that see as `spec` says. `caches`: as `empty_cache` makes them, or None.
 
     With `spec.relative` the stack owns the table of position biases that all its layers share.
     """
@@ -245,7 +245,7 @@ class Stack(nn.Module):
     train: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, sight: Sight, caches: LayerCache | None = None):
+    def __call__(self, x: Array, sight: Sight, caches: Caches | None = None):
         cfg = self.config
         if self.spec.relative is not None:
             init = nn.initializers.normal(cfg.d_model**-0.5)
@@ -263,16 +263,15 @@ class Stack(nn.Module):
                 block,
                 variable_axes={"params": 0},
                 split_rngs={"params": True, "dropout": True},
-                in_axes=(nn.broadcast, 0),
+                in_axes=(nn.broadcast, 1),  # of caches: their first axis is the batch
+                out_axes=1,
                 length=cfg.num_layers,
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )
             return stack(*fixed, name="blocks")(x, sight, caches)
         new_caches = []
         for layer in range(cfg.num_layers):
-            cache = jax.tree.map(lambda leaf, layer=layer: leaf[layer], caches)
+            cache = None if caches is None else caches[layer]
             x, cache = block(*fixed, name=f"block_{layer}")(x, sight, cache)
             new_caches.append(cache)
-        if caches is None:
-            return x, None
-        return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *new_caches)
+        return x, None if caches is None else tuple(new_caches)

@@ -20,7 +20,7 @@ from jaxlm.core.outputs import NeuralOutput
 from jaxlm.core.types import Array, PyTree
 from jaxlm.layers import attention_backends
 from jaxlm.layers import positions as places
-from jaxlm.layers.attention import LayerCache, Sight, empty_cache
+from jaxlm.layers.attention import Caches, Sight, empty_caches
 from jaxlm.layers.attention_backends import Spec
 from jaxlm.layers.embedding import Embedding
 from jaxlm.layers.linear import Head
@@ -113,9 +113,9 @@ class GPTConfig(TransformerConfig):
 
 @flax.struct.dataclass
 class Cache:
-    """Keys and values of every layer, [N, B, G, S, K], and how many positions each row has used."""
+    """Keys and values of every layer, and how many positions each row has used."""
 
-    layers: LayerCache
+    layers: Caches
     lengths_B: Array
 
 
@@ -137,8 +137,8 @@ class GPT(nn.Module):
         prefix_lengths: Array | None = None,
         *,
         train: bool = False,
-        caches: LayerCache | None = None,
-    ) -> NeuralOutput | tuple[NeuralOutput, LayerCache]:
+        caches: Caches | None = None,
+    ) -> NeuralOutput | tuple[NeuralOutput, Caches]:
         """Score every position.
 
         Args:
@@ -197,8 +197,14 @@ class GPT(nn.Module):
         """
         self._check_length(max_len)
         cfg = self.config
-        layers = empty_cache(
-            cfg.num_layers, batch_size, max_len, cfg.kv_heads, cfg.head_width, cfg.compute_dtype
+        layers = empty_caches(
+            cfg.num_layers,
+            batch_size,
+            max_len,
+            cfg.kv_heads,
+            cfg.head_width,
+            cfg.compute_dtype,
+            stacked=cfg.scan_layers,
         )
         return Cache(layers, jnp.zeros((batch_size,), jnp.int32))
 

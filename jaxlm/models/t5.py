@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxlm.core.outputs import NeuralOutput
 from jaxlm.core.types import Array, PyTree
 from jaxlm.layers import attention_backends
-from jaxlm.layers.attention import LayerCache, Sight, empty_cache
+from jaxlm.layers.attention import Caches, Sight, empty_caches
 from jaxlm.layers.attention_backends import Spec
 from jaxlm.layers.embedding import Embedding
 from jaxlm.layers.linear import Head
@@ -85,7 +85,7 @@ class T5Config(TransformerConfig):
 class Cache:
     """Keys and values of every decoder layer, the source's included; positions used; the source's segments."""
 
-    layers: LayerCache
+    layers: Caches
     lengths_B: Array
     source_segment_ids_BS: Array
 
@@ -118,8 +118,8 @@ class T5(nn.Module):
         positions: Array | None = None,
         *,
         train: bool = False,
-        caches: LayerCache | None = None,
-    ) -> NeuralOutput | tuple[NeuralOutput, LayerCache]:
+        caches: Caches | None = None,
+    ) -> NeuralOutput | tuple[NeuralOutput, Caches]:
         """Score every position of the decoder.
 
         Args:
@@ -146,7 +146,7 @@ class T5(nn.Module):
         )
         drop = nn.Dropout(cfg.dropout, deterministic=not train)
 
-        def run(name: str, config: T5Config, ids: Array, sight: Sight, caches: LayerCache | None):
+        def run(name: str, config: T5Config, ids: Array, sight: Sight, caches: Caches | None):
             decoding = name == "decoder"
             x = nn.with_logical_constraint(drop(embed(ids)), ("batch", "length", None))
             stack = Stack(config, config.spec(decoding), decoding, train, name=name)
@@ -193,8 +193,14 @@ class T5(nn.Module):
         cfg = self.config
         if source_segment_ids is None:
             source_segment_ids = jnp.ones_like(source)
-        layers = empty_cache(
-            cfg.decoder_layers, batch_size, max_len, cfg.kv_heads, cfg.head_width, cfg.compute_dtype
+        layers = empty_caches(
+            cfg.decoder_layers,
+            batch_size,
+            max_len,
+            cfg.kv_heads,
+            cfg.head_width,
+            cfg.compute_dtype,
+            stacked=cfg.scan_layers,
         )
         # The decoder makes the source's keys at its first call; the token given here is overwritten.
         first = jnp.zeros((batch_size, 1), jnp.int32)
