@@ -46,3 +46,17 @@ def lookup(registry: Mapping[str, str], kind: str, what: str) -> Any:
         f'{what}.kind="{kind}" is not known{nearest(kind, registry)}; accepted: '
         f'{", ".join(sorted(registry))}, or "your_module:YourClass"'
     )
+
+
+def need(module: str, extra: str) -> Any:
+    """Import a library that only some users need.
+
+    Raises:
+      ValueError: it is not installed; the extra that brings it is named.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
+            raise
+        raise ValueError(f"{error.name} is not installed: pip install 'jaxlm[{extra}]'") from error

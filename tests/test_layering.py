@@ -20,9 +20,9 @@ ALLOWED = {
     "models": {"layers", "core"},
     "objectives": {"core"},
     "data": {"core", "registry"},
-    "decode": {"core"},
+    "decode": {"core", "registry"},
     "interp": {"core"},
-    "eval": {"decode", "core"},
+    "eval": {"decode", "core", "registry"},
     "interop": {"registry", "core"},  # models by name, at first use
     "interop.lm_eval": {"api"},
     "train": {
@@ -34,6 +34,10 @@ ALLOWED = {
     # command lines
     "launch": {"cli", "config", "train"},
     "generate": {"cli", "api"},
+    "chat": {"cli", "api"},
+    "evaluate": {"cli", "api", "eval"},
+    "compare": {"cli", "eval"},
+    "lm_eval": {"cli", "interop"},
     "convert": {"cli", "api", "train", "interop", "data", "config"},
     "prepare": {"cli", "data"},
     "train_tokenizer": {"cli", "data"},

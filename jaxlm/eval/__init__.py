@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from jaxlm.core.types import Array, Batch, ModelOutput, TaskInfo
 
 EVALUATORS = {
     "perplexity": "jaxlm.eval.perplexity:Perplexity",
     "accuracy": "jaxlm.eval.accuracy:Accuracy",
+    "classification": "jaxlm.eval.classification:Classification",
+    "tagging": "jaxlm.eval.tagging:Tagging",
+    "translation": "jaxlm.eval.translation:Translation",
+    "summaries": "jaxlm.eval.summaries:Summaries",
+    "answers": "jaxlm.eval.answers:Answers",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One score. `stderr` is the standard error of `value`; `signature` says how it was computed."""
+    """One score. `stderr` is the standard error of `value`; `signature` says how it was computed.
+
+    `value` is a function, `eval.metric.FINISH[finish]`, of the sum of every example's `statistics`: so errors,
+    comparisons of two models and merged splits are the same for all scores.
+    """
 
     name: str
     value: float
@@ -24,6 +35,18 @@ class Row:
     stderr: float
     signature: str
     higher_is_better: bool = False
+    finish: str = ""  # "": can't be resampled
+    statistics: np.ndarray | None = None  # float64 [N, K], in the data's order
+
+
+class Scores(NamedTuple):
+    """What an evaluator found."""
+
+    rows: list[Row]
+    examples: list[
+        dict[str, Any]
+    ] = []  # id, input, prediction, reference, score (higher is better)
+    tables: dict[str, list[dict[str, Any]]] = {}  # by class, by domain, confusions
 
 
 class Evaluator(Protocol):
@@ -40,5 +63,5 @@ class Evaluator(Protocol):
     def outputs(self, output: ModelOutput, batch: Batch) -> dict[str, Array]:
         """What it needs of a model's output: pure, compiled with the model."""
 
-    def run(self, predict: Callable[[Batch], dict[str, Any]], data: Iterable[Batch]) -> list[Row]:
+    def run(self, predict: Callable[[Batch], dict[str, Any]], data: Iterable[Batch]) -> Scores:
         """Scores over all of `data`; predict(batch) gives `outputs` as host arrays."""
