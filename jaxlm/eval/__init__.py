@@ -25,8 +25,8 @@ EVALUATORS = {
 class Row:
     """One score. `stderr` is the standard error of `value`; `signature` says how it was computed.
 
-    `value` is a function, `eval.metric.FINISH[finish]`, of the sum of every example's `statistics`: so errors,
-    comparisons of two models and merged splits are the same for all scores.
+    `value` is a function, `eval.finish.FINISH[finish]`, of the sum of every example's `statistics`: so errors,
+    comparisons of two models and merged splits are the same for all scores. Made by `eval.metric.make_row`.
     """
 
     name: str
@@ -36,23 +36,27 @@ class Row:
     signature: str
     higher_is_better: bool = False
     finish: str = ""  # "": can't be resampled
-    statistics: np.ndarray | None = None  # float64 [N, K], in the data's order
+    statistics: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
+    """float64 [N, K], in the data's order."""
 
 
 class Scores(NamedTuple):
     """What an evaluator found."""
 
     rows: list[Row]
-    examples: list[
-        dict[str, Any]
-    ] = []  # id, input, prediction, reference, score (higher is better)
-    tables: dict[str, list[dict[str, Any]]] = {}  # by class, by domain, confusions
+    examples: list[dict[str, Any]] = []
+    """One a row of statistics: id, input, prediction, reference, score (higher is better); those that make sense."""
+    tables: dict[str, list[dict[str, Any]]] = {}
+    """By class, by domain, confusions."""
 
 
 class Evaluator(Protocol):
     """Built as `Evaluator(info, seq_len, objective)`; knows nothing of models or devices.
 
     `seq_len` is the positions of a row; `objective` is the kind whose targets are scored, for the signature.
+    One that scores texts which the model writes has `writes` in place of `outputs`: settings of a way of decoding
+    (decode.METHODS) under their names, its name under "method", and "max_tokens" (0: as long as the data's targets
+    may be), and a `tokenizer`. Its `predict(batch)` gives {"texts": a text for every row}. See eval/generation.py.
 
     Raises:
       ValueError: data that it does not score.

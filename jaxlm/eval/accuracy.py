@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.core.types import Array, Batch, ModelOutput, TaskInfo
-from jaxlm.eval import Row
-from jaxlm.eval.perplexity import ratio
+from jaxlm.eval import Row, Scores
+from jaxlm.eval.metric import collect, make_row
 
 
 class Accuracy:
@@ -38,28 +37,26 @@ class Accuracy:
         predictions = jnp.argmax(output.logits(), axis=-1).astype(jnp.int32)
         return {"correct": stats.correct, "predictions": predictions, "nll": stats.nll}
 
-    def run(self, predict: Callable[[Batch], dict[str, Any]], data: Iterable[Batch]) -> list[Row]:
-        """Rows `accuracy`, `majority`; with labels `macro_f1` and `loss` as well.
+    def run(self, predict: Callable[[Batch], dict[str, Any]], data: Iterable[Batch]) -> Scores:
+        """Rows `accuracy`, `majority`; with labels `macro_f1` and `loss` as well; of each example its accuracy.
 
         Raises:
           ValueError: the data holds no weighed target.
         """
-        parts: dict[str, list[np.ndarray]] = {}
-        for batch in data:
-            found = predict(batch) | {"targets": batch["targets"], "weights": batch["weights"]}
-            used = np.asarray(batch["weights"]).sum(1) > 0
-            for name, values in found.items():
-                parts.setdefault(name, []).append(np.asarray(values)[used])
-        if not parts or not sum(map(len, parts["weights"])):
-            raise ValueError("evaluation: the split holds no target to score")
-        arrays = {name: np.concatenate(values) for name, values in parts.items()}
-        targets, weights = arrays["targets"], arrays["weights"].astype(np.float64)
+        arrays = collect(predict, data)
+        targets, weights = arrays["targets"], arrays["weights"]
         per_row = weights.sum(1)
         signature = f"{self.signature}|targets={int(per_row.sum())}|rows={len(per_row)}"
 
-        def share(name: str, hits: np.ndarray, about: str = "") -> Row:
-            value, error = ratio((hits * weights).sum(1), per_row)
-            return Row(name, value, "fraction", error, signature + about, higher_is_better=True)
+        def share(name: str, values: np.ndarray, about: str = "", unit: str = "fraction") -> Row:
+            return make_row(
+                name,
+                np.stack([(values * weights).sum(1), per_row], 1),
+                unit=unit,
+                finish="ratio",
+                signature=signature + about,
+                higher_is_better=unit == "fraction",
+            )
 
         commonest = int(np.argmax(np.bincount(targets.ravel(), weights.ravel())))
         always = f"|always answering this split's most frequent target, {commonest}"
@@ -67,46 +64,50 @@ class Accuracy:
             share("accuracy", arrays["correct"]),
             share("majority", targets == commonest, always),
         ]
-        if not self.num_labels:
-            return rows
-        value, error, seen = macro_f1(arrays["predictions"], targets, weights, self.num_labels)
-        about = f"{signature}|classes={seen} of {self.num_labels}"
-        loss, loss_error = ratio((arrays["nll"] * weights).sum(1), per_row)
-        return [
-            *rows,
-            Row("macro_f1", value, "fraction", error, about, higher_is_better=True),
-            Row("loss", loss, "nats/target", loss_error, signature),
+        right = (rows[0].statistics[:, 0] / per_row).tolist()
+        examples = [
+            {"id": number, "score": score}
+            for number, score in zip(arrays["id"].tolist(), right, strict=True)
         ]
+        if self.num_labels:
+            counts = class_counts(arrays["predictions"], targets, weights, self.num_labels)
+            rows += [
+                macro_f1(counts, signature),
+                share("loss", arrays["nll"], unit="nats/target"),
+            ]
+        return Scores(rows, examples)
 
 
-def macro_f1(
-    predictions_BT: np.ndarray, targets_BT: np.ndarray, weights_BT: np.ndarray, num_labels: int
-) -> tuple[float, float, int]:
-    """The mean F1 of the classes that are predicted or true somewhere, its standard error, their number.
+def class_counts(
+    predictions_NT: np.ndarray, targets_NT: np.ndarray, weights_NT: np.ndarray, num_labels: int
+) -> np.ndarray:
+    """Of every row how often each class was hit, predicted and true: float64 [N, 3 C], for FINISH of that form.
 
     Args:
-      predictions_BT, targets_BT: classes, 0 to num_labels - 1; a row is the unit of the error.
-      weights_BT: 0 leaves a place out.
-
-    Returns:
-      The mean; its standard error (nan for a single row); how many classes it is over.
+      predictions_NT, targets_NT: classes, 0 to num_labels - 1.
+      weights_NT: 0 leaves a place out.
     """
+    count = len(targets_NT)
 
-    def count(classes: np.ndarray, values: np.ndarray) -> np.ndarray:
-        return np.bincount(classes.ravel(), values.ravel(), minlength=num_labels)
+    def table(classes: np.ndarray, values: np.ndarray) -> np.ndarray:
+        places = classes + num_labels * np.arange(count)[:, None]
+        found = np.bincount(places.ravel(), values.ravel(), minlength=count * num_labels)
+        return found.reshape(count, num_labels)
 
-    hits_BT = (predictions_BT == targets_BT) * weights_BT
-    sizes_C = count(predictions_BT, weights_BT) + count(targets_BT, weights_BT)
-    seen = sizes_C > 0
-    sizes_C = np.where(seen, sizes_C, 1.0)
-    f1_C = 2 * count(targets_BT, hits_BT) / sizes_C
-    value = float(f1_C[seen].mean())
-    num_rows = len(targets_BT)
-    if num_rows < 2:
-        return value, math.nan, int(seen.sum())
-    # d F1_c = (2 d TP_c - F1_c d size_c) / size_c, summed over the classes of a row's places
-    pull_C = f1_C / sizes_C
-    places_BT = 2 * hits_BT / sizes_C[targets_BT]
-    places_BT = places_BT - weights_BT * (pull_C[predictions_BT] + pull_C[targets_BT])
-    residuals = places_BT.sum(1) / seen.sum()
-    return value, math.sqrt((residuals**2).sum() * num_rows / (num_rows - 1)), int(seen.sum())
+    hits = (predictions_NT == targets_NT) * weights_NT
+    parts = (targets_NT, hits), (predictions_NT, weights_NT), (targets_NT, weights_NT)
+    return np.concatenate([table(classes, values) for classes, values in parts], 1)
+
+
+def macro_f1(counts: np.ndarray, signature: str, value: float | None = None) -> Row:
+    """The row of that name, from `class_counts`; `value` is the defining library's."""
+    _, predicted, true = np.split(counts.sum(0), 3)
+    return make_row(
+        "macro_f1",
+        counts,
+        unit="fraction",
+        finish="macro_f1",
+        signature=f"{signature}|classes={int((predicted + true > 0).sum())} of {len(true)}",
+        higher_is_better=True,
+        value=value,
+    )

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxlm.core.types import Array, Batch, ModelOutput, TaskInfo
-from jaxlm.eval import Row
+from jaxlm.eval import Scores
+from jaxlm.eval.metric import make_row
 
 
 class Perplexity:
@@ -38,42 +39,47 @@ class Perplexity:
         """nll_BT, nats."""
         return {"nll": output.token_nll(batch["targets"])}
 
-    def run(self, predict: Callable[[Batch], dict[str, Any]], data: Iterable[Batch]) -> list[Row]:
-        """Rows `loss`, `perplexity`, `bits_per_byte`.
+    def run(self, predict: Callable[[Batch], dict[str, Any]], data: Iterable[Batch]) -> Scores:
+        """Rows `loss`, `perplexity`, `bits_per_byte`; of each example its mean log-likelihood.
 
         Raises:
           ValueError: the data holds no weighed token.
         """
-        nll, tokens, num_bytes, text = [], [], [], ""
+        parts, numbers, text, seen = [], [], "", 0
         for batch in data:
             text = text or self._signature(batch)
             weights = np.asarray(batch["weights"], np.float64)
-            values = np.asarray(predict(batch)["nll"], np.float64)
-            nll.append((values * weights).sum(1))
-            tokens.append(weights.sum(1))
-            num_bytes.append((self.token_bytes[batch["targets"]] * weights).sum(1))
-        if not tokens or not np.concatenate(tokens).sum():
+            nll = np.asarray(predict(batch)["nll"], np.float64)
+            sizes = self.token_bytes[batch["targets"]]
+            parts.append(
+                np.stack([(v * weights).sum(1) for v in (nll, np.ones_like(nll), sizes)], 1)
+            )
+            numbers.append(batch["id"] if "id" in batch else np.arange(seen, seen + len(weights)))
+            seen += len(weights)
+        sums = np.concatenate(parts or [np.zeros((0, 3))])
+        used = sums[:, 1] > 0
+        if not used.any():
             raise ValueError("evaluation: the split holds no token to score")
-        nll, tokens, num_bytes = (np.concatenate(part) for part in (nll, tokens, num_bytes))
-        used = tokens > 0
-        nll, tokens, num_bytes = nll[used], tokens[used], num_bytes[used]
-        loss, loss_error = ratio(nll, tokens)
-        perplexity = math.exp(min(loss, 700.0))
+        nll, tokens, num_bytes = sums[used].T
+        per_token = np.stack([nll, tokens], 1)
         rows = [
-            Row(
+            make_row(
                 "loss",
-                loss,
-                "nats/token",
-                loss_error,
-                f"{text}|tokens={int(tokens.sum())}",
+                per_token,
+                unit="nats/token",
+                finish="ratio",
+                signature=f"{text}|tokens={int(tokens.sum())}",
             ),
-            Row("perplexity", perplexity, "per token", perplexity * loss_error, text),
+            make_row("perplexity", per_token, unit="per token", finish="exp_ratio", signature=text),
         ]
         if num_bytes.sum():
-            bits, bits_error = ratio(nll / math.log(2), num_bytes)
-            signature = f"{text}|bytes={int(num_bytes.sum())}"
-            rows.append(Row("bits_per_byte", bits, "bits/byte", bits_error, signature))
-        return rows
+            bits = np.stack([nll / math.log(2), num_bytes], 1)
+            about = f"{text}|bytes={int(num_bytes.sum())}"
+            rows.append(
+                make_row("bits_per_byte", bits, unit="bits/byte", finish="ratio", signature=about)
+            )
+        means = zip(np.concatenate(numbers)[used].tolist(), (-nll / tokens).tolist(), strict=True)
+        return Scores(rows, [{"id": number, "score": mean} for number, mean in means])
 
     def _signature(self, batch: Batch) -> str:
         """Which targets were scored, and with what context."""
@@ -84,14 +90,3 @@ class Perplexity:
         else:
             how = f"windows={self.seq_len}|stride={self.seq_len}"
         return how + self.tokenizer
-
-
-def ratio(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float]:
-    """sum(numerators) / sum(denominators) and its standard error over units; nan for a single unit."""
-    value = numerators.sum() / denominators.sum()
-    count = len(numerators)
-    if count < 2:
-        return float(value), math.nan
-    residual = numerators - value * denominators
-    variance = (residual**2).sum() / (count - 1) / count / denominators.mean() ** 2
-    return float(value), math.sqrt(variance)

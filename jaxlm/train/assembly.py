@@ -16,6 +16,7 @@ from jaxlm.core.types import Batch, Objective, PyTree, Step, Task, TaskInfo, Tra
 from jaxlm.data import corruption
 from jaxlm.data.tasks import MADE_FOR
 from jaxlm.eval import EVALUATORS, Evaluator
+from jaxlm.eval.predict import check_writes
 from jaxlm.objectives import OBJECTIVES
 from jaxlm.train import initial, optim, parallel, plan
 
@@ -192,29 +193,29 @@ def assemble(cfg: FrozenConfigDict, task: Task, batch: dict[str, jax.ShapeDtypeS
     boxed = jax.eval_shape(step.init, jax.random.key(0), batch)
     jax.eval_shape(step.fn, nn.unbox(boxed), batch)  # a wrong pairing fails here, in a second
     shardings = parallel.state_shardings(boxed, mesh)
-    abstract_state = jax.tree.map(
+    abstract = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         nn.unbox(boxed),
         shardings,
     )
     seq_len = plan.lengths_of(batch, model)[0]
-    evaluators = [
-        registry.lookup(EVALUATORS, name, f"evaluators[{index}]")(
-            task.info, seq_len, cfg.objective.kind
-        )
-        for index, name in enumerate(cfg.evaluators)
-    ]
+    evaluators = make_evaluators(cfg, task, model, seq_len)
+    on_nonfinite = getattr(step_config, "on_nonfinite", "stop")
     return Parts(
-        task,
-        model,
-        objective,
-        evaluators,
-        mesh,
-        step,
-        getattr(step_config, "on_nonfinite", "stop"),
-        abstract_state,
-        micro_batch_size,
+        task, model, objective, evaluators, mesh, step, on_nonfinite, abstract, micro_batch_size
     )
+
+
+def make_evaluators(cfg: Any, task: Task, model: Any, seq_len: int) -> list[Evaluator]:
+    """What `evaluators` names; raises ValueError for data or a model that one of them does not score."""
+    found = []
+    for index, name in enumerate(cfg.evaluators):
+        kind = registry.lookup(EVALUATORS, name, f"evaluators[{index}]")
+        found.append(kind(task.info, seq_len, cfg.objective.kind))
+        if hasattr(found[-1], "writes"):
+            split = "val" if "val" in task.info.splits else "train"
+            check_writes(found[-1], model, next(iter(task.eval(split, 1))))
+    return found
 
 
 def global_shapes(rows: Batch, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:

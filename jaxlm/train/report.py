@@ -102,9 +102,10 @@ class Observer:
         self.writer.eval(done, rows, weights)
 
     def _scored(self, params: PyTree, split: str) -> list[Row]:
-        rows = []
+        rows, written = [], {}
         for scorer in self.scorers:
-            rows += scorer(params, self.parts.task.eval(split, self.parts.micro_batch_size))
+            data = self.parts.task.eval(split, self.parts.micro_batch_size)
+            rows += scorer(params, data, written).rows
         return rows
 
     def metric(self, done: int, name: str) -> float | None:

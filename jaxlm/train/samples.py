@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.core.types import Array, Batch, ModelOutput, PyTree
-from jaxlm.decode import sampling
+from jaxlm.decode.sampling import Sampling
+from jaxlm.decode.stopping import text_of
+from jaxlm.decode.types import Request
 from jaxlm.eval.predict import compiled
 from jaxlm.train import assembly, parallel
 
@@ -16,7 +18,7 @@ DEFAULT_CONTEXT = 1024  # tokens that a sample may look back on, where neither d
 NUM_EXAMPLES = 4
 OF_SOURCE = ("source", "source_segment_ids")
 PREFIX_LM = "prefix_lm"  # the objective of models that read a prompt in both directions
-TEMPERATURE = 0.8
+SAMPLING, GREEDY = Sampling(), Sampling(temperature=0.0)
 
 
 class Sampler:
@@ -46,18 +48,16 @@ class Sampler:
 
     def _continuation(self, params: PyTree, done: int) -> str:
         prompt = self.cfg.sample_prompt or "\n"
-        tokens = sampling.sample(
-            self.parts.model,
-            params,
-            [self.tokenizer.encode(prompt)],
+        request = Request(
+            prompts=[self.tokenizer.encode(prompt).tolist()],
             max_tokens=self.cfg.sample_tokens,
             max_len=context_length(self.cfg),
-            temperature=TEMPERATURE,
-            seed=self.cfg.seed + done,
-            eos_id=self.tokenizer.eos_id,
+            end_ids=self.end_ids,
+            seeds=[self.cfg.seed + done],
             prefix=self.cfg.objective.kind == PREFIX_LM,
         )
-        return prompt + self._text(tokens[0])
+        ((best,),) = SAMPLING.write(self.parts.model, params, request)
+        return prompt + text_of(self.tokenizer, best.tokens, begins=False)
 
     def _answers(self, params: PyTree) -> str:
         batch = self._examples()
@@ -71,30 +71,28 @@ class Sampler:
         batch = self._examples()
         batch = {name: values[: _shown(batch)] for name, values in batch.items()}
         length = batch["tokens"].shape[1]
-        written = sampling.sample(
-            self.parts.model,
-            params,
-            batch["tokens"][:, :1].tolist(),
+        request = Request(
+            prompts=batch["tokens"][:, :1].tolist(),
             max_tokens=length,
-            max_len=2 * length,
-            temperature=0.0,
-            eos_id=self.tokenizer.eos_id,
+            max_len=length + 1,
+            end_ids=self.end_ids,
             inputs={name: batch[name] for name in OF_SOURCE if name in batch},
         )
         lines = []
-        for row, tokens in enumerate(written):
+        for row, (best,) in enumerate(GREEDY.write(self.parts.model, params, request)):
             real = batch["source_segment_ids"][row] > 0 if "source_segment_ids" in batch else ...
             target = batch["targets"][row][batch["weights"][row] > 0]
             lines += [
                 f"source      {self.tokenizer.decode(batch['source'][row][real])!r}",
                 f"target      {self.tokenizer.decode(target)!r}",
-                f"prediction  {self._text(tokens)!r}",
+                f"prediction  {text_of(self.tokenizer, best.tokens)!r}",
             ]
         return "\n".join(lines)
 
-    def _text(self, tokens: list[int]) -> str:
-        """Without ids that no text has: the table of a model from `init_from` may be larger than its vocabulary."""
-        return self.tokenizer.decode([id_ for id_ in tokens if id_ < self.tokenizer.vocab_size])
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """What a text ends with."""
+        return () if self.tokenizer.eos_id is None else (self.tokenizer.eos_id,)
 
     def _examples(self) -> Batch:
         """The first validation examples (training ones of data without validation), filled up for the mesh."""

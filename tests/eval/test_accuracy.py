@@ -5,16 +5,18 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn import metrics
 
 from jaxlm.core.outputs import NeuralOutput
 from jaxlm.core.types import TaskInfo
-from jaxlm.eval.accuracy import Accuracy, macro_f1
+from jaxlm.eval import bootstrap
+from jaxlm.eval.accuracy import Accuracy, class_counts, macro_f1
 
 LABELS = TaskInfo(100, {}, labels=("admin", "games", "libs"))
 
 
-def values(rows):
-    return {row.name: row for row in rows}
+def values(scores):
+    return {row.name: row for row in scores.rows}
 
 
 def run(info, batches):
@@ -70,10 +72,12 @@ def test_the_error_of_macro_f1_is_that_of_a_bootstrap_over_rows():
     targets = rng.integers(0, 4, (400, 3))
     predictions = np.where(rng.random((400, 3)) < 0.7, targets, rng.integers(0, 4, (400, 3)))
     weights = (rng.random((400, 3)) < 0.8).astype(float)
-    _, error, _ = macro_f1(predictions, targets, weights, 4)
+    counts = class_counts(predictions, targets, weights, 4)
+    error = macro_f1(counts, "").stderr
     again = [rng.integers(0, 400, 400) for _ in range(500)]
-    drawn = [macro_f1(predictions[i], targets[i], weights[i], 4)[0] for i in again]
+    drawn = [macro_f1(counts[rows], "").value for rows in again]
     assert error == pytest.approx(np.std(drawn, ddof=1), rel=0.1)
+    assert error == pytest.approx(bootstrap.stderr(counts, "macro_f1"), rel=0.1)
 
 
 def test_outputs_of_a_model_and_text_without_classes():
@@ -107,3 +111,14 @@ def test_places_of_weight_zero_in_a_row_count_for_nothing():
     assert rows["accuracy"].value == 2 / 3
     assert rows["loss"].value == 2.0
     assert rows["majority"].value == 2 / 3
+
+
+def test_macro_f1_is_that_of_scikit_learn():
+    """With a class that is only predicted, and one that nobody has."""
+    rng = np.random.default_rng(1)
+    targets, predictions = rng.integers(0, 5, (50, 1)), rng.integers(0, 6, (50, 1))
+    counts = class_counts(predictions, targets, np.ones((50, 1)), 7)
+    row = macro_f1(counts, "")
+    expected = metrics.f1_score(targets[:, 0], predictions[:, 0], average="macro", zero_division=0)
+    assert row.value == pytest.approx(expected) and row.signature == "|classes=6 of 7"
+    np.testing.assert_array_equal(counts.sum(0)[14:], np.bincount(targets[:, 0], minlength=7))

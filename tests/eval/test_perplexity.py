@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxlm.core.types import TaskInfo
-from jaxlm.eval.perplexity import Perplexity, ratio
+from jaxlm.eval.metric import ratio
+from jaxlm.eval.perplexity import Perplexity
 
 
 class Bytes:
@@ -21,8 +22,8 @@ def batches(weights):
     yield {"targets": np.zeros(weights.shape, np.int32), "weights": weights}
 
 
-def values(rows):
-    return {row.name: row for row in rows}
+def values(scores):
+    return {row.name: row for row in scores.rows}
 
 
 def test_a_uniform_model_has_perplexity_v():
@@ -97,8 +98,8 @@ def test_nothing_to_score_is_an_error():
 def test_the_signature_names_what_was_scored(objective, extra, expected):
     evaluator = Perplexity(TaskInfo(8, {}, Bytes()), 4, objective)
     batch = {"targets": np.zeros((2, 4), int), "weights": np.ones((2, 4))} | extra
-    rows = evaluator.run(lambda batch: {"nll": batch["weights"]}, [batch])
-    for row in rows:
+    scores = evaluator.run(lambda batch: {"nll": batch["weights"]}, [batch])
+    for row in scores.rows:
         assert row.signature.startswith(f"{expected}|tokenizer=two-byte letters")
 
 

@@ -6,10 +6,13 @@ Not for texts with a label (tasks/labelled.py), nor for corrupted text (tasks/sp
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 
+from jaxlm.core.types import Batch
 from jaxlm.data import corruption, reading, records, special_tokens
 from jaxlm.data.tasks.records import RecordConfig, RecordTask, Split
 
@@ -71,6 +74,7 @@ class PairsTask(RecordTask):
           ValueError: the tokenizer marks no end of a text.
         """
         special_tokens.require_eos(self.tokenizer, self.config.tokenizer)
+        self._lines: dict[str, _Lines] = {}
         for name in ("source", "target"):
             lengths = [s.table.columns[name].lengths()[s.rows] + 1 for s in self.splits.values()]
             limit = getattr(self.config, f"{name}_len")
@@ -103,6 +107,22 @@ class PairsTask(RecordTask):
             "weights": (np.arange(len(targets)) < size).astype(np.float32),
         }
 
+    def eval(self, split: str, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+        """As RecordTask.eval, with the raw texts of the lines: `input` and `reference`, str [B].
+
+        They are for people and scores, not for a model: uncut, and as they stand in the file.
+        """
+        table, rows = self.splits.get(split, (None, None))
+        batches = super().eval(split, batch_size)
+        return (batch | self._raw(table, rows, batch["id"]) for batch in batches)
+
+    def _raw(self, table: records.Table, rows: np.ndarray, ids: np.ndarray) -> Batch:
+        """Source and target of the examples with these ids; "" for -1."""
+        lines = self._lines.setdefault(table.digest, _Lines(table.source))
+        texts = [lines[int(rows[number])] if number >= 0 else ("", "") for number in ids]
+        columns = np.array(texts, object)  # [B, 2]
+        return {"input": columns[:, 0], "reference": columns[:, 1]}
+
     def _ended(self, ids: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
         """The ids, cut, with <eos>, filled up with 0; and how many they are."""
         size = min(len(ids) + 1, limit)
@@ -127,3 +147,21 @@ class PairsTask(RecordTask):
         if predicted is not None:
             lines.append(("predicted", predicted[scored]))
         return [f"{name:<9} {self.tokenizer.decode(ids)!r}" for name, ids in lines]
+
+
+class _Lines:
+    """Texts of lines as they stand in a file, whose table holds ids only; read once if asked for in order."""
+
+    def __init__(self, source: records.Source):
+        self._source, self._found, self._next = source, {}, 0
+        self._left = source.records()
+
+    def __getitem__(self, row: int) -> tuple[str, ...]:
+        if row not in self._found:
+            if row < self._next:
+                self._left, self._next = self._source.records(), 0
+            line = next(itertools.islice(self._left, row - self._next, None), None)
+            if line is None:
+                raise ValueError(f"{self._source.option}={self._source.path} lost lines meanwhile")
+            self._found[row], self._next = line.texts, row + 1
+        return self._found[row]
