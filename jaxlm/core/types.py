@@ -112,6 +112,13 @@ class Tokenizer(Protocol):
     def pieces(self) -> list[str]:
         """What each id reads as, with the space before a word; special tokens read as nothing."""
 
+    def spellings(self, begins: bool) -> Sequence[bytes]:
+        """The bytes that each id adds to a text, [V]; special tokens add none.
+
+        Args:
+          begins: as the text's first token, which has no space before it in some vocabularies.
+        """
+
     def save(self, directory: Any) -> None:
         """Write what `tokenizers.load(directory)` needs to give it back."""
 

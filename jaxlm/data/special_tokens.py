@@ -94,6 +94,9 @@ class Extended:
     def pieces(self) -> list[str]:
         return self.base.pieces() + [""] * len(self.names)
 
+    def spellings(self, begins: bool) -> Sequence[bytes]:
+        return [*self.base.spellings(begins), *[b""] * len(self.names)]
+
     def save(self, directory: Any) -> None:
         self.base.save(directory)
         meta = {"kind": "extended", "names": self.names, "base": saved_meta(directory)}

@@ -14,16 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.data import bundled
+from jaxlm.data import bundled, spelling
 
 META_FILE = "tokenizer_meta.json"
 # Special wherever a vocabulary has them, even if its file doesn't say so.
 _KNOWN_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "<unk>", "<s>", "</s>")
 # Tried in this order when a tokenizer.json doesn't say which of its special tokens ends a document.
 _EOS_NAMES = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<|im_end|>", "[SEP]")
-
-HIDDEN_BYTES = (*range(33), *range(127, 161), 173)
-"""Bytes whose own character would not show: in a byte-level vocabulary they are chr(256), ..."""
 
 
 class JsonTokenizer:
@@ -105,7 +102,7 @@ class JsonTokenizer:
             if i in special:
                 continue
             if self._byte_level:
-                pieces[i] = bytes(map(_byte_of, token)).decode("utf-8", "replace")
+                pieces[i] = spelling.byte_level(token).decode("utf-8", "replace")
             elif continues is None:
                 pieces[i] = _surface(token)
             elif token.startswith(continues):
@@ -113,6 +110,20 @@ class JsonTokenizer:
             else:
                 pieces[i] = f" {token}"
         return pieces
+
+    def spellings(self, begins: bool) -> Sequence[bytes]:
+        special = set(self.special_ids().values())
+        vocab = {t: i for t, i in self._tokenizer.get_vocab().items() if i not in special}
+        if self._byte_level:
+            return spelling.in_order(
+                {i: spelling.byte_level(token) for token, i in vocab.items()}, self.vocab_size
+            )
+        raw = {}
+        if b'"ByteFallback"' in getattr(self, "data", b""):
+            raw = {i: bytes([int(t[3:5], 16)]) for t, i in vocab.items() if _is_raw_byte(t)}
+        decode = functools.partial(self._tokenizer.decode_batch, skip_special_tokens=False)
+        found = spelling.by_decoding(decode, vocab.values(), raw, begins, self.name)
+        return spelling.in_order(found, self.vocab_size)
 
     def save(self, directory: Any) -> None:
         meta = {"kind": "json", "name": self.name, "eos": self._eos}
@@ -195,6 +206,13 @@ class SentencePieceTokenizer:
         all_pieces = map(self._processor.id_to_piece, range(self.vocab_size))
         return ["" if i in special else _surface(p) for i, p in enumerate(all_pieces)]
 
+    def spellings(self, begins: bool) -> Sequence[bytes]:
+        sp, special = self._processor, set(self.special_ids().values())
+        ids = [i for i in range(self.vocab_size) if i not in special]
+        raw = {i: bytes([int(sp.id_to_piece(i)[3:5], 16)]) for i in ids if sp.is_byte(i)}
+        found = spelling.by_decoding(sp.decode, ids, raw, begins, self.name)
+        return spelling.in_order(found, self.vocab_size)
+
     def save(self, directory: Any) -> None:
         meta = {"kind": "sentencepiece", "name": self.name}
         write(directory, self, meta, {"tokenizer.model": self._model})
@@ -206,15 +224,6 @@ def sha256(*parts: bytes) -> str:
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
-
-
-@functools.cache
-def _byte_of(character: str) -> int:
-    """The byte that a character of a byte-level vocabulary stands for (Radford et al. 2019)."""
-    code = ord(character)
-    if code < 256:
-        return code
-    return HIDDEN_BYTES[code - 256] if code - 256 < len(HIDDEN_BYTES) else ord("?")
 
 
 def _surface(piece: str) -> str:

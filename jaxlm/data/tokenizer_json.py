@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from jaxlm.data.special_tokens import Extended
-from jaxlm.data.subword_tokenizers import HIDDEN_BYTES, GPT2Tokenizer, JsonTokenizer
+from jaxlm.data.spelling import HIDDEN_BYTES
+from jaxlm.data.subword_tokenizers import GPT2Tokenizer, JsonTokenizer
 from jaxlm.data.tokenizers import BytesTokenizer, CharsTokenizer
 
 

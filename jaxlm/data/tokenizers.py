@@ -136,6 +136,9 @@ class BytesTokenizer:
     def pieces(self) -> list[str]:
         return [chr(i) for i in range(128)] + ["\ufffd"] * 128 + [""]
 
+    def spellings(self, begins: bool) -> Sequence[bytes]:
+        return [bytes([i]) for i in range(256)] + [b""]
+
     def save(self, directory: Any) -> None:
         write(directory, self, {"kind": "bytes"})
 
@@ -175,6 +178,9 @@ class CharsTokenizer:
 
     def pieces(self) -> list[str]:
         return [*self.characters, "", ""]
+
+    def spellings(self, begins: bool) -> Sequence[bytes]:
+        return [character.encode("utf-8") for character in self.characters] + [b"", b""]
 
     def save(self, directory: Any) -> None:
         write(directory, self, {"kind": "chars", "characters": self.characters})

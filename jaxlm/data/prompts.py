@@ -1,0 +1,74 @@
+"""Prompts as token ids, with the special tokens of the tokenizer's template where a model was trained with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxlm.core.types import Tokenizer
+
+
+def encoded(
+    tokenizer: Tokenizer, texts: list[str], *, limit: int | None = None, whole: bool = False
+) -> list[Sequence[int]]:
+    """Ids, with the special tokens that tokenizer.json's post-processor puts around a text; without where it has none.
+
+    Args:
+      limit: tokens of each, special ones included.
+      whole: also those that end a text; a prompt goes on.
+    """
+    data = getattr(tokenizer, "data", None)
+    if data is None:
+        return [tokenizer.encode(text)[:limit] for text in texts]
+    from tokenizers import Tokenizer as Library
+
+    library = Library.from_str(data.decode("utf-8"))
+    library.no_padding()
+    library.no_truncation()
+    library.encode_special_tokens = True  # text is only ever text
+    if limit is not None:
+        library.enable_truncation(limit)
+    encodings = library.encode_batch(texts)
+    return [one.ids if whole else one.ids[: _without_end(one)] for one in encodings]
+
+
+def token_ids(
+    prompts: Sequence[Any],
+    encode: Callable[[list[str]], Sequence[Sequence[int]]],
+    vocab_size: int,
+    begin: Callable[[], int],
+    end: tuple[int, ...] = (),
+) -> list[list[int]]:
+    """Prompts, each a text or token ids, as ids; an empty one is the token that begins a text.
+
+    Args:
+      encode: texts to ids.
+      end: ids that are put behind each text.
+
+    Raises:
+      ValueError: a prompt is neither, or has ids outside the vocabulary.
+    """
+    encoded = iter(encode([one for one in prompts if isinstance(one, str)]))
+    found = []
+    for number, prompt in enumerate(prompts):
+        ids = np.asarray(next(encoded) if isinstance(prompt, str) else prompt).tolist()
+        accepted = isinstance(ids, list) and all(
+            type(i) is int and 0 <= i < vocab_size for i in ids
+        )
+        if not accepted:
+            raise ValueError(
+                f"prompts[{number}]={prompt!r} must be a text, or token ids in 0..{vocab_size - 1}"
+            )
+        if isinstance(prompt, str):
+            # A template's tokens around an empty text are not known to stand before it.
+            ids = [*(ids if prompt else []), *end]
+        found.append(ids or [begin()])
+    return found
+
+
+def _without_end(encoding: Any) -> int:
+    """How many ids come before the special tokens that end a text."""
+    added = encoding.special_tokens_mask
+    return max((place + 1 for place, one in enumerate(added) if not one), default=len(added))
