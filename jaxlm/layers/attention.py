@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxlm.core.types import Array
 from jaxlm.layers import attention_backends, positions
-from jaxlm.layers.attention_backends import Spec
+from jaxlm.layers.attention_backends import Part, Spec
 from jaxlm.layers.linear import Initializer, Linear
 from jaxlm.layers.norm import RMSNorm
 
@@ -19,6 +19,7 @@ class Sight:
     """What every layer of a stack knows of its tokens' places, and of the sequence that cross-attention reads."""
 
     positions_BT: Array
+    lengths_B: Array | None = None  # with a cache: how many tokens of a row are real; None: all
     rotary: tuple[Array, Array] | None = None  # cosines, sines [B, 1, T, K]
     segment_ids_BT: Array | None = None
     prefix_B: Array | None = None  # all tokens of a row see its first so many
@@ -29,15 +30,25 @@ class Sight:
 
 @flax.struct.dataclass
 class LayerCache:
-    """One layer's keys and values, [B, G, S, K]; slot s holds position s."""
+    """One layer's keys and values in S slots; slot s holds the last position of a row that is s modulo S.
 
-    k: Array
-    v: Array
+    So slot s holds position s where S is a text's length. Under a window S is no more than window + RING_SLACK, and
+    the cache a ring, which still holds all that RING_SLACK more queries see, or a row's next one when it is rewound.
+    """
+
+    k_BGKS: Array
+    v_BGSK: Array
     cross: LayerCache | None = None  # of the source; None until a first call has made it
 
 
 Caches = LayerCache | tuple[LayerCache, ...]
 """Of a whole stack; see `empty_caches`."""
+
+RING_SLACK = 32
+"""Slots of a ring beyond its window."""
+
+NOWHERE = 2**30
+"""The position of a slot that holds nothing: after any query."""
 
 
 class Attention(nn.Module):
@@ -79,14 +90,14 @@ class Attention(nn.Module):
 
         q = heads("q", self.num_heads, x, self.query_init)
         if self.spec.cross and cache is not None:
-            k, v = cache.k, cache.v
+            k, v = jnp.swapaxes(cache.k_BGKS, 2, 3), cache.v_BGSK
         else:
             origin = sight.source_BSD if self.spec.cross else x
             k = heads("k", self.num_kv_heads, origin, self.kernel_init)
             v = heads("v", self.num_kv_heads, origin, self.kernel_init)
         if self.spec.cross:
             y = self._cross(q, k, v, sight, decoding=cache is not None)
-            cache = LayerCache(k, v)
+            cache = LayerCache(jnp.swapaxes(k, 2, 3), v)
         else:
             y, cache = self._self(q, k, v, sight, cache)
         y = jnp.swapaxes(y, 1, 2).reshape(*x.shape[:2], -1)
@@ -104,11 +115,17 @@ class Attention(nn.Module):
             pair = None if ids is None else (ids, ids)
             y = attention_backends.attend(q, k, v, self.spec, self.backend, segments=pair, **given)
             return y, None
-        cache = _write(cache, k, v, sight.positions_BT[:, 0])
-        y = attention_backends.attend_cache(
-            q, cache.k, cache.v, self.spec, sight.positions_BT, **given
-        )
-        return y, cache
+        places_BT = sight.positions_BT
+        new = Part(jnp.swapaxes(k, 2, 3), v, places_BT)
+        start_B, length = places_BT[:, 0], places_BT.shape[1]
+        end_B = start_B + (length if sight.lengths_B is None else sight.lengths_B)
+        written = _write(cache, new, end_B)
+        if self.spec.window and length > RING_SLACK:  # some keys that a first query sees are gone
+            parts = (_held(cache, start_B), new)
+        else:
+            parts = (_held(written, end_B),)
+        y = attention_backends.attend_cache(q, parts, self.spec, places_BT, **given)
+        return y, written
 
     def _cross(self, q, k, v, sight: Sight, decoding: bool) -> Array:
         """Where only one side has segment ids, every token of the other is of segment 1."""
@@ -121,33 +138,48 @@ class Attention(nn.Module):
             pair = (mine, theirs)
         if decoding:
             where = sight.positions_BT
-            return attention_backends.attend_cache(q, k, v, self.spec, where, segments=pair)
+            slots = jnp.arange(k.shape[2], dtype=jnp.int32)[None]
+            part = Part(jnp.swapaxes(k, 2, 3), v, slots)
+            return attention_backends.attend_cache(q, (part,), self.spec, where, segments=pair)
         return attention_backends.attend(q, k, v, self.spec, self.backend, segments=pair)
 
 
-def _write(cache: LayerCache, k: Array, v: Array, start_B: Array) -> LayerCache:
-    """Put new keys and values at each row's own start; what lies beyond a row's length is overwritten later."""
+def _write(cache: LayerCache, new: Part, end_B: Array) -> LayerCache:
+    """Put new keys and values into their slots; filling, and what a ring would overwrite again, goes nowhere."""
+    num_slots = cache.v_BGSK.shape[2]
+    kept_BT = (new.positions < end_B[:, None]) & (new.positions >= end_B[:, None] - num_slots)
+    slots_BT = jnp.where(kept_BT, new.positions % num_slots, num_slots)
 
-    def row(old: Array, new: Array, start: Array) -> Array:
-        return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), (0, start, 0))
+    @jax.vmap
+    def row(k_GKS: Array, v_GSK: Array, new: Part, slots_T: Array) -> LayerCache:
+        k_GKS = k_GKS.at[:, :, slots_T].set(new.k_BGKS.astype(k_GKS.dtype), mode="drop")
+        v_GSK = v_GSK.at[:, slots_T].set(new.v_BGSK.astype(v_GSK.dtype), mode="drop")
+        return LayerCache(k_GKS, v_GSK)
 
-    write = jax.vmap(row)
-    return LayerCache(write(cache.k, k, start_B), write(cache.v, v, start_B))
+    return row(cache.k_BGKS, cache.v_BGSK, new, slots_BT)
+
+
+def _held(cache: LayerCache, length_B: Array) -> Part:
+    """What a cache holds of rows that are so long."""
+    num_slots = cache.v_BGSK.shape[2]
+    last_B1 = length_B[:, None] - 1
+    back_BS = (last_B1 - jnp.arange(num_slots, dtype=jnp.int32)[None]) % num_slots
+    held_BS = jnp.where(back_BS <= last_B1, last_B1 - back_BS, NOWHERE)
+    return Part(cache.k_BGKS, cache.v_BGSK, held_BS)
 
 
 def empty_caches(
-    num_layers: int, batch: int, max_len: int, heads: int, head_dim: int, dtype, stacked: bool
+    num_layers: int, batch: int, num_slots: int, heads: int, head_dim: int, dtype, stacked: bool
 ) -> Caches:
-    """Room for `max_len` positions in every layer.
+    """`num_slots` slots in every layer.
 
     One LayerCache a layer, so that a step writes into each in place; for layers that are scanned, `stacked`, a
-    single one with a second axis for them, [B, N, G, S, K].
+    single one with a second axis for them, [B, N, G, ...].
     """
-    shape = (batch, heads, max_len, head_dim)
+    before = (batch, num_layers, heads) if stacked else (batch, heads)
 
-    def one(shape: tuple[int, ...]) -> LayerCache:
-        return LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    def one() -> LayerCache:
+        k = jnp.zeros((*before, head_dim, num_slots), dtype)
+        return LayerCache(k, jnp.zeros((*before, num_slots, head_dim), dtype))
 
-    if stacked:
-        return one((batch, num_layers, *shape[1:]))
-    return tuple(one(shape) for _ in range(num_layers))
+    return one() if stacked else tuple(one() for _ in range(num_layers))

@@ -7,6 +7,9 @@ One signature for all, heads first: q [B, H, T, K]; k, v [B, G, S, K] with G div
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +20,14 @@ from jaxlm.layers import attention_kernels, attention_scores, blockwise
 from jaxlm.layers.attention_scores import Spec
 
 BACKENDS = ("auto", "xla", "blockwise", "cudnn", "splash")
+
+
+class Part(NamedTuple):
+    """Keys, values, and where they stand. A product with keys that lie this way reads them in their order."""
+
+    k_BGKS: Array
+    v_BGSK: Array
+    positions: Array  # int32 [B, S] or [1, S]
 
 
 def refusal(backend: str, spec: Spec, dtype: str, head_dim: int) -> str:
@@ -80,14 +91,13 @@ def attend(
         return attention_kernels.cudnn(q_BHTK, k_BGSK, v_BGSK, spec)
     if chosen == "splash":
         return attention_kernels.splash(q_BHTK, k_BGSK, v_BGSK, spec, segments)
-    run = blockwise.attend if chosen == "blockwise" else _dense
+    run = blockwise.attend if chosen == "blockwise" else _plain
     return run(q_BHTK, k_BGSK, v_BGSK, spec, segments, prefix_B, bias_RH)
 
 
 def attend_cache(
     q_BHTK: Array,
-    k_BGSK: Array,
-    v_BGSK: Array,
+    parts: Sequence[Part],
     spec: Spec,
     query_pos_BT: Array,
     *,
@@ -95,9 +105,12 @@ def attend_cache(
     prefix_B: Array | None = None,
     bias_RH: Array | None = None,
 ) -> Array:
-    """Attention of new queries to a cache whose slot s holds position s; causality hides slots after a query."""
+    """Attention of new queries to keys that stand where each part says, under one softmax.
+
+    Causality hides what stands after a query, so whatever a slot holds of no use is given a late position.
+    """
     spec = _with_arguments(spec, segments, prefix_B, bias_RH)
-    return _dense(q_BHTK, k_BGSK, v_BGSK, spec, segments, prefix_B, bias_RH, query_pos_BT)
+    return _dense(q_BHTK, parts, spec, segments, prefix_B, bias_RH, query_pos_BT)
 
 
 def _with_arguments(spec: Spec, segments, prefix_B, bias_RH) -> Spec:
@@ -113,13 +126,19 @@ def _with_arguments(spec: Spec, segments, prefix_B, bias_RH) -> Spec:
     )
 
 
-def _dense(q, k, v, spec: Spec, segments, prefix_B, bias_RH, query_pos=None) -> Array:
+def _plain(q, k, v, spec: Spec, segments, prefix_B, bias_RH) -> Array:
+    query_pos, key_pos = (jnp.arange(x.shape[2], dtype=jnp.int32)[None] for x in (q, k))
+    part = Part(jnp.swapaxes(k, 2, 3), v, key_pos)
+    return _dense(q, [part], spec, segments, prefix_B, bias_RH, query_pos)
+
+
+def _dense(q, parts: Sequence[Part], spec: Spec, segments, prefix_B, bias_RH, query_pos) -> Array:
     """One softmax over the whole T x S matrix, differentiated by JAX: the plainest form."""
-    key_pos = jnp.arange(k.shape[2], dtype=jnp.int32)[None]
-    if query_pos is None:
-        query_pos = jnp.arange(q.shape[2], dtype=jnp.int32)[None]
-    queries = attention_scores.group(attention_scores.scaled(q, spec), k)
-    scores = attention_scores.product("BGRTK,BGSK->BGRTS", queries, k)
+    queries = attention_scores.group(attention_scores.scaled(q, spec), parts[0].v_BGSK)
+    products = [
+        attention_scores.product("BGRTK,BGKS->BGRTS", queries, part.k_BGKS) for part in parts
+    ]
+    scores, key_pos = _joined(products), _joined([part.positions for part in parts])
     bias = None
     if spec.alibi or spec.relative:
         distance = key_pos[:, None, :] - query_pos[:, :, None]
@@ -129,5 +148,15 @@ def _dense(q, k, v, spec: Spec, segments, prefix_B, bias_RH, query_pos=None) -> 
     scores = attention_scores.finish(
         numerics.soft_cap(scores, spec.soft_cap), bias, None if mask is None else mask[:, :, None]
     )
-    probs = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("BGRTS,BGSK->BGRTK", probs, v).reshape(q.shape)
+    probs = jax.nn.softmax(scores, axis=-1).astype(parts[0].v_BGSK.dtype)
+    ends = list(itertools.accumulate(part.v_BGSK.shape[2] for part in parts))
+    shares = jnp.split(probs, ends[:-1], axis=-1)
+    mixed = [
+        jnp.einsum("BGRTS,BGSK->BGRTK", share, part.v_BGSK)
+        for share, part in zip(shares, parts, strict=True)
+    ]
+    return sum(mixed[1:], start=mixed[0]).reshape(q.shape)
+
+
+def _joined(arrays: list[Array]) -> Array:
+    return arrays[0] if len(arrays) == 1 else jnp.concatenate(arrays, axis=-1)

@@ -20,7 +20,7 @@ from jaxlm.core.outputs import NeuralOutput
 from jaxlm.core.types import Array, PyTree
 from jaxlm.layers import attention_backends
 from jaxlm.layers import positions as places
-from jaxlm.layers.attention import Caches, Sight, empty_caches
+from jaxlm.layers.attention import RING_SLACK, Caches, Sight, empty_caches
 from jaxlm.layers.attention_backends import Spec
 from jaxlm.layers.embedding import Embedding
 from jaxlm.layers.linear import Head
@@ -138,6 +138,7 @@ class GPT(nn.Module):
         *,
         train: bool = False,
         caches: Caches | None = None,
+        lengths: Array | None = None,
     ) -> NeuralOutput | tuple[NeuralOutput, Caches]:
         """Score every position.
 
@@ -148,6 +149,7 @@ class GPT(nn.Module):
           prefix_lengths: int32 [B]; every token of a row sees its first so many (prefix LM).
           train: dropout (stream "dropout") and rematerialisation on.
           caches: keys and values of earlier positions, from `extend`.
+          lengths: int32 [B], with caches; the rest of a row is filling.
 
         Returns:
           The output; with caches, also the new ones.
@@ -177,7 +179,7 @@ class GPT(nn.Module):
             x = cfg.make_norm("embedding_norm")(x)
         x = nn.Dropout(cfg.dropout, deterministic=not train)(x)
         x = nn.with_logical_constraint(x, ("batch", "length", None))
-        sight = Sight(positions, rotary, segment_ids, prefix_lengths)
+        sight = Sight(positions, lengths, rotary, segment_ids, prefix_lengths)
         x, new_caches = Stack(cfg, cfg.spec, train=train, name="stack")(x, sight, caches)
         x = cfg.make_norm("final_norm")(x)
         if cfg.tie_embeddings:
@@ -190,7 +192,7 @@ class GPT(nn.Module):
         return output if caches is None else (output, new_caches)
 
     def init_cache(self, params: PyTree, batch_size: int, max_len: int) -> Cache:
-        """An empty cache with room for `max_len` positions a row.
+        """An empty cache with room for `max_len` positions a row; of a window's ring, a few more than it are enough.
 
         Raises:
           ValueError: more than the learned ones.
@@ -200,7 +202,7 @@ class GPT(nn.Module):
         layers = empty_caches(
             cfg.num_layers,
             batch_size,
-            max_len,
+            min(max_len, cfg.window + RING_SLACK) if cfg.window else max_len,
             cfg.kv_heads,
             cfg.head_width,
             cfg.compute_dtype,
@@ -233,8 +235,7 @@ class GPT(nn.Module):
             of a prefix LM the prompt, and later calls do not need it.
 
         Returns:
-          The output for tokens_BT, and the cache with lengths_B more positions. T more positions
-          must fit behind every row's length.
+          The output for tokens_BT, and the cache with lengths_B more positions, which must fit in it.
         """
         places_BT = cache.lengths_B[:, None] + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None]
         output, layers = self.apply(
@@ -243,8 +244,13 @@ class GPT(nn.Module):
             positions=places_BT,
             prefix_lengths=prefix_lengths_B,
             caches=cache.layers,
+            lengths=lengths_B,
         )
         return output, Cache(layers, cache.lengths_B + lengths_B)
+
+    def rewind(self, cache: Cache, lengths_B: Array) -> Cache:
+        """Forget what lies behind the first lengths_B positions; a window's ring can forget RING_SLACK positions."""
+        return cache.replace(lengths_B=jnp.minimum(cache.lengths_B, lengths_B))
 
     def attention_choice(self, batch_keys: Iterable[str] = ()) -> tuple[str, str]:
         """The attention backend that will run on this device for a batch with these entries, and why."""

@@ -119,6 +119,7 @@ class T5(nn.Module):
         *,
         train: bool = False,
         caches: Caches | None = None,
+        lengths: Array | None = None,
     ) -> NeuralOutput | tuple[NeuralOutput, Caches]:
         """Score every position of the decoder.
 
@@ -132,6 +133,7 @@ class T5(nn.Module):
             in a row count, which are the same wherever a segment begins.
           train: dropout (stream "dropout") and rematerialisation on.
           caches: keys and values of earlier positions, from `extend`.
+          lengths: int32 [B], with caches; the rest of a row is filling.
 
         Returns:
           The output; with caches, also the new ones.
@@ -162,6 +164,7 @@ class T5(nn.Module):
             positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         sight = Sight(
             positions,
+            lengths,
             segment_ids_BT=segment_ids,
             source_BSD=encoded,
             source_segment_ids_BS=source_segment_ids,
@@ -202,7 +205,7 @@ class T5(nn.Module):
             cfg.compute_dtype,
             stacked=cfg.scan_layers,
         )
-        # The decoder makes the source's keys at its first call; the token given here is overwritten.
+        # The decoder makes the source's keys at its first call; the token given here is filling.
         first = jnp.zeros((batch_size, 1), jnp.int32)
         _, layers = self.apply(
             {"params": params},
@@ -211,6 +214,7 @@ class T5(nn.Module):
             source_segment_ids=source_segment_ids,
             positions=first,
             caches=layers,
+            lengths=first[:, 0],
         )
         return Cache(layers, jnp.zeros((batch_size,), jnp.int32), source_segment_ids)
 
@@ -224,8 +228,7 @@ class T5(nn.Module):
           lengths_B: int32, how many tokens of each row are real.
 
         Returns:
-          The output for tokens_BT, and the cache with lengths_B more positions. T more positions
-          must fit behind every row's length.
+          The output for tokens_BT, and the cache with lengths_B more positions, which must fit in it.
         """
         places_BT = cache.lengths_B[:, None] + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None]
         output, layers = self.apply(
@@ -234,8 +237,13 @@ class T5(nn.Module):
             source_segment_ids=cache.source_segment_ids_BS,
             positions=places_BT,
             caches=cache.layers,
+            lengths=lengths_B,
         )
         return output, cache.replace(layers=layers, lengths_B=cache.lengths_B + lengths_B)
+
+    def rewind(self, cache: Cache, lengths_B: Array) -> Cache:
+        """Forget what lies behind the first lengths_B positions."""
+        return cache.replace(lengths_B=jnp.minimum(cache.lengths_B, lengths_B))
 
     def attention_choice(self, batch_keys: Iterable[str] = ()) -> tuple[str, str]:
         """The attention backend that will run on this device for a batch with these entries, and why.

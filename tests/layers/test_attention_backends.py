@@ -143,16 +143,25 @@ def test_packed_documents_are_as_each_alone(form):
 
 @pytest.mark.parametrize("form", ["xla"], indirect=True)
 def test_a_cache_gives_what_the_whole_sequence_gives(form):
-    """The last queries, with every key in the cache and slots after them filled with anything."""
+    """The last queries; slots behind hold anything, and keys in two parts, out of order, are the same keys."""
     spec = Spec(window=9, relative=(8, 16))
     q, k, v = np.random.default_rng(3).normal(size=(3, 2, 2, 20, 8)).astype("float32")
     bias = np.random.default_rng(4).normal(size=(8, 2)).astype("float32")
     whole = attention_reference.attend(q, k, v, spec, bias_RH=jnp.asarray(bias))
-    beyond = ((0, 0), (0, 0), (0, 5), (0, 0))
     places = np.broadcast_to(np.arange(17, 20, dtype=np.int32), (2, 3))
-    cache = (jnp.pad(x, beyond, constant_values=100.0) for x in (k, v))
-    last = backends.attend_cache(jnp.asarray(q[:, :, 17:]), *cache, spec, places, bias_RH=bias)
-    np.testing.assert_allclose(last, whole[:, :, 17:], rtol=0, atol=2e-6)
+
+    def part(positions):
+        """As many slots; there is no position 20 to 24."""
+        known = [np.pad(x, ((0, 0), (0, 0), (0, 5), (0, 0)), constant_values=100) for x in (k, v)]
+        k_BGSK, v_BGSK = (jnp.asarray(x[:, :, positions]) for x in known)
+        return backends.Part(jnp.swapaxes(k_BGSK, 2, 3), v_BGSK, positions[None])
+
+    for parts in ([np.arange(25)], [np.arange(16, 25), np.arange(16)[::-1].copy()]):
+        parts = [part(positions.astype(np.int32)) for positions in parts]
+        last = backends.attend_cache(
+            jnp.asarray(q[:, :, 17:]), parts, spec, places, bias_RH=jnp.asarray(bias)
+        )
+        np.testing.assert_allclose(last, whole[:, :, 17:], rtol=0, atol=2e-6)
 
 
 REFUSED = [(case, backend) for backend in ("cudnn", "splash") for case in CASES

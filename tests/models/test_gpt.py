@@ -145,25 +145,6 @@ def test_a_packed_document_scores_as_it_does_alone(key, name):
     np.testing.assert_allclose(packed[:, 10:], logits(model, params, tokens[:, 10:]), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_cache_equals_full_forward_also_for_ragged_rows(key, name):
-    model, params, tokens = build(SHAPES[name], key)
-    full = logits(model, params, tokens)
-    cache = model.init_cache(params, 2, 24)
-    lengths = jnp.array([5, 9])
-    output, cache = model.extend(params, cache, tokens[:, :9], lengths)
-    np.testing.assert_allclose(
-        output.logits(lengths - 1), full[jnp.arange(2), lengths - 1], atol=1e-5
-    )
-    for _ in range(6):
-        row = jnp.arange(2)
-        output, new_cache = model.extend(
-            params, cache, tokens[row, cache.lengths_B][:, None], jnp.ones(2, jnp.int32)
-        )
-        np.testing.assert_allclose(output.logits()[:, 0], full[row, cache.lengths_B], atol=1e-5)
-        cache = new_cache
-
-
 def test_prefix_is_seen_by_all_and_the_rest_stays_causal(key):
     model, params, tokens = build(LLAMA, key)
     prefix = jnp.array([6, 0])
@@ -176,19 +157,6 @@ def test_prefix_is_seen_by_all_and_the_rest_stays_causal(key):
     inside, behind = moved_by(5), moved_by(6)
     assert inside[0].all() and not inside[1, :5].any() and inside[1, 5:].all()
     assert not behind[:, :6].any() and behind[:, 6:].all()
-
-
-def test_cache_filled_with_a_prefix_equals_the_full_forward(key):
-    model, params, tokens = build(LLAMA, key)
-    lengths = jnp.array([5, 9])
-    full = logits(model, params, tokens, prefix_lengths=lengths)
-    cache = model.init_cache(params, 2, 24)
-    output, cache = model.extend(params, cache, tokens[:, :9], lengths, lengths)
-    np.testing.assert_allclose(output.logits()[0, :5], full[0, :5], atol=1e-5)
-    np.testing.assert_allclose(output.logits()[1], full[1, :9], atol=1e-5)
-    following = tokens[jnp.arange(2), lengths][:, None]
-    output, _ = model.extend(params, cache, following, jnp.ones(2, jnp.int32))
-    np.testing.assert_allclose(output.logits()[:, 0], full[jnp.arange(2), lengths], atol=1e-5)
 
 
 def test_a_cached_row_is_one_text(key):

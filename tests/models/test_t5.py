@@ -153,26 +153,6 @@ def test_packed_pairs_score_as_they_do_alone():
     np.testing.assert_allclose(packed[:, 4:8], second, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["1.0", pytest.param("1.0 scanned", marks=pytest.mark.slow)])
-def test_cache_equals_full_decoding_also_for_ragged_rows(name):
-    model, params, tokens, source = build(OLD)
-    source_ids = jnp.stack([ids((1, 13))[0], ids((1, 6), (0, 7))[0]])
-    full = logits(model, params, tokens, source, source_segment_ids=source_ids)
-    if name == "1.0 scanned":
-        model, params = T5(dataclasses.replace(OLD, scan_layers=True)), scanned(params)
-    extend = jax.jit(model.extend)
-    init_cache = jax.jit(model.init_cache, static_argnums=(1, 2))
-    cache = init_cache(params, 2, TARGET, source, source_ids)
-    lengths, rows = jnp.array([2, 5]), jnp.arange(2)
-    output, cache = extend(params, cache, tokens[:, :5], lengths)
-    np.testing.assert_allclose(output.logits(lengths - 1), full[rows, lengths - 1], atol=1e-5)
-    for _ in range(4):
-        token = tokens[rows, cache.lengths_B][:, None]
-        output, longer = extend(params, cache, token, jnp.ones(2, jnp.int32))
-        np.testing.assert_allclose(output.logits()[:, 0], full[rows, cache.lengths_B], atol=1e-5)
-        cache = longer
-
-
 def loss_and_grads(config, params, tokens, source):
     def loss(params):
         out = T5(config).apply({"params": params}, tokens, source, train=True)
