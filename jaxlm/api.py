@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +18,15 @@ from ml_collections import ConfigDict
 from jaxlm import config as configs
 from jaxlm import interop
 from jaxlm.core.types import PyTree
-from jaxlm.interop import huggingface, mapping, sentence
+from jaxlm.decode.timing import measured
+from jaxlm.eval import results, suites
+from jaxlm.interop import chat, huggingface, mapping, sentence
 from jaxlm.language_model import LanguageModel
 from jaxlm.train import assembly, initial, loop, runtime
 from jaxlm.train import workdir as folders
 from jaxlm.train.checkpoint import Checkpointer
 
-__all__ = ["LanguageModel", "load", "run"]
+__all__ = ["LanguageModel", "evaluate", "load", "measured", "run"]
 
 IMPORTED = "imported"
 """A run's folder of this name holds what `jaxlm.convert import` remembers of its source."""
@@ -73,7 +79,71 @@ def load(path: Any, *, best: bool = False) -> LanguageModel:
         template=imported.is_dir(),
         sentence=sentence.read(imported),
         labels=folders.read_labels(workdir),
+        end_ids=huggingface.end_ids(imported),
+        chat_template=chat.read(imported),
     )
+
+
+def evaluate(
+    path: Any,
+    asked: Mapping[str, Mapping[str, Any]],
+    *,
+    best: bool = False,
+    command: Sequence[str] = (),
+) -> Iterator[results.Result]:
+    """Ask a model what suites ask, one result each, as they come.
+
+    Args:
+      path: as in `load`.
+      asked: name of a suite (eval/suites, or "module:Name") -> those of its options that are not the default.
+      best: the best checkpoint instead of the newest.
+      command: what was typed, for the record.
+
+    Raises:
+      ValueError: no such model, suite or option, before anything is scored; or one that doesn't fit the model.
+    """
+    made = {name: suites.make(name, options) for name, options in asked.items()}
+    lm = load(path, best=best)
+    model = _described(lm, path, best)
+    for name, suite in made.items():
+        _log.info("scoring    %s", name)
+        started = time.perf_counter()
+        found = suite.run(lm)
+        yield results.Result(
+            command=list(command),
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            seconds=time.perf_counter() - started,
+            versions=results.versions(),
+            device=results.device(),
+            model=model,
+            suite={"name": name, "options": results.plain(suites.options_of(suite))},
+            data=dict(found.data),
+            scores=found.scores,
+        )
+
+
+def name_of(path: Any) -> str:
+    """What results call the model in this folder or file."""
+    return Path(os.path.abspath(path)).name
+
+
+def _described(lm: LanguageModel, path: Any, best: bool) -> dict[str, Any]:
+    """What a result says of its model."""
+    where = str(path) if "://" in str(path) else os.path.abspath(path)
+    averaged = not lm.template and "ema_decay" in lm.config.step and lm.config.step.ema_decay
+    tokenizer = lm.tokenizer
+    return {
+        "name": name_of(path),
+        "path": where,
+        "best": best,
+        "kind": lm.config.model.kind,
+        "step": lm.step,
+        "weights": "ema" if averaged else "raw",
+        "num_params": sum(leaf.size for leaf in jax.tree.leaves(lm.params)),
+        "sha256": results.weights_digest(lm.params),
+        "tokenizer": tokenizer and {"name": tokenizer.name, "sha256": tokenizer.digest},
+        "config": configs.to_dict(lm.config),
+    }
 
 
 def load_foreign(source: initial.Foreign) -> tuple[LanguageModel, mapping.Matched]:
@@ -104,6 +174,8 @@ def load_foreign(source: initial.Foreign) -> tuple[LanguageModel, mapping.Matche
         template=True,
         sentence=sentence.read(source.source.path),
         labels=huggingface.labels(source.source.hf, getattr(config, "num_labels", 0)),
+        end_ids=huggingface.end_ids(source.source.path, source.source.hf),
+        chat_template=chat.of_source(source.source),
     )
     return lm, matched
 

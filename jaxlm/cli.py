@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from jaxlm import registry
 
@@ -67,12 +67,15 @@ def parse_range(text: str | None, option: str) -> tuple[int, int] | None:
     return int(first), int(end)
 
 
-def guarded(work: Callable[[], None]) -> int:
+def guarded(work: Callable[[], None], logs: TextIO | None = None) -> int:
     """Run; turn what a user can change into one line on stderr and exit code 2.
 
     JAXLM_TRACEBACK=1 shows the traceback, for those who change the code.
+
+    Args:
+      logs: where what is logged goes; None: standard output.
     """
-    logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", stream=logs or sys.stdout, level=logging.WARNING)
     logging.getLogger("jaxlm").setLevel(logging.INFO)
     try:
         work()

@@ -74,7 +74,7 @@ def export_model(path: str, target: Path, best: bool = False) -> None:
     """
     from jaxlm import api
     from jaxlm import config as configs
-    from jaxlm.interop import huggingface
+    from jaxlm.interop import chat, huggingface
 
     _check_new(target)
     if api.interop.is_foreign(path):
@@ -92,6 +92,8 @@ def export_model(path: str, target: Path, best: bool = False) -> None:
         with _made_whole(target) as folder:
             files = huggingface.save_folder(folder, family, hf, config, lm.params)
             files += _save_tokenizer(lm, Path(path), folder)
+            if lm.chat_template is not None:
+                chat.save(lm.chat_template, folder)
         said = hf["model_type"]
     print(f"{path} -> {target}: {said}, {_num_params(lm):,} parameters in {', '.join(files)}")
 
@@ -124,12 +126,15 @@ def _num_params(lm: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(lm.params))
 
 
-def _special_ids(lm: Any) -> dict[str, int]:
+def _special_ids(lm: Any) -> dict[str, Any]:
     """Where a text ends, for `generate` of other tools."""
     eos = None if lm.tokenizer is None else lm.tokenizer.eos_id
     if eos is None:
         return {}
-    return {"eos_token_id": eos} | ({"bos_token_id": eos} if lm.config.model.kind == "gpt" else {})
+    ends = sorted({eos, *lm.end_ids})
+    return {"eos_token_id": eos if len(ends) == 1 else ends} | (
+        {"bos_token_id": eos} if lm.config.model.kind == "gpt" else {}
+    )
 
 
 def _save_tokenizer(lm: Any, run: Path, target: Path) -> list[str]:

@@ -1,48 +1,181 @@
-"""Continue a text with a trained model.
+"""Write on with a trained model.
 
-python -m jaxlm.generate --workdir runs/quickstart --prompt "ROMEO:" --max_tokens 300 --temperature 0.8 --seed 0
+python -m jaxlm.generate --workdir runs/quickstart --prompt "ROMEO:" --max_tokens 300 --temperature 0.8 --seed 1
+python -m jaxlm.generate --workdir DIR --prompts_file prompts.txt --method beam --num_beams 4 --output texts.jsonl
+echo "Once upon a time" | python -m jaxlm.generate --workdir DIR --top_p 0.9
+
+A single prompt in a terminal: its text, as it comes. Else one JSON object a line for each continuation.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
 
 from jaxlm import cli
+
+GROUP = 16  # batches whose results are written together
+SETTINGS: dict[str, tuple[Any, str]] = {
+    "temperature": (float, "sample: 0 takes the likeliest token each time; default 0.8"),
+    "top_k": (int, "sample: keep the k likeliest tokens; contrastive: candidates"),
+    "top_p": (float, "sample: keep the fewest tokens that are so probable together"),
+    "min_p": (float, "sample: keep tokens with this share of the likeliest one's probability"),
+    "repetition_penalty": (float, "sample: above 1 makes tokens of prompt and text less likely"),
+    "presence_penalty": (float, "sample: taken off the logits of tokens that were written"),
+    "frequency_penalty": (float, "sample: taken off for each time that a token was written"),
+    "num_beams": (int, "beam: texts that are followed at once"),
+    "num_return": (int, "beam: texts a prompt, best first"),
+    "length_penalty": (float, "beam: above 0 favours long texts"),
+    "early_stopping": (
+        {"true": True, "false": False, "never": "never"},
+        "beam: true, false or never",
+    ),
+    "num_groups": (int, "beam: groups of diverse beam search"),
+    "diversity_penalty": (float, "beam: between groups"),
+    "penalty_alpha": (float, "contrastive: 0 is greedy"),
+    "num_draft": (int, "with --draft: tokens that it writes ahead"),
+}
+"""Settings of the methods in jaxlm.decode.METHODS; a default stands in the method's file."""
+ASKED = ("method", "max_tokens", "seed", "stop", "batch_size")
 
 
 def main(argv: list[str] | None = None) -> int:
     """The exit code: 0, or 2 for something that the user can change."""
-    parser = cli.Parser(
-        "jaxlm.generate",
-        "Continue a text with a trained model; prints the prompt and what follows.",
-    )
+    options = _parser().parse_args(argv)
+    return cli.guarded(lambda: _generate(options), logs=sys.stderr)
+
+
+def _parser() -> cli.Parser:
+    parser = cli.Parser("jaxlm.generate", "Write on with a trained model.")
     parser.add_argument(
         "--workdir", required=True, metavar="DIR", help="a run, a Hugging Face folder or a .gguf"
     )
-    parser.add_argument("--prompt", default="\n")
-    parser.add_argument("--max_tokens", type=int, default=300)
-    parser.add_argument(
-        "--temperature", type=float, default=0.8, help="0: always the likeliest token"
+    parser.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
+    prompts = parser.add_argument_group("prompts (without any: standard input, one a line)")
+    prompts.add_argument(
+        "--prompt", action="append", default=[], metavar="TEXT", help='again and again; "-": stdin'
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--best", action="store_true", help="the best checkpoint instead of the newest"
+    prompts.add_argument(
+        "--prompts_file", metavar="FILE", help='one a line, or .jsonl with "prompt" in each'
     )
-    options = parser.parse_args(argv)
+    output = parser.add_argument_group("output")
+    output.add_argument("--output", metavar="FILE", help="JSON Lines")
+    how = parser.add_argument_group("how", argument_default=argparse.SUPPRESS)
+    how.add_argument("--method", help="sample, beam or contrastive; default sample")
+    how.add_argument("--max_tokens", type=int, help="default 200")
+    how.add_argument("--seed", type=int, help="prompt number n draws by seed + n; default 0")
+    how.add_argument("--stop", action="append", metavar="TEXT", help="ends a text; again and again")
+    how.add_argument("--batch_size", type=int, help="prompts side by side; changes no text")
+    how.add_argument("--choices", action="append", metavar="TEXT", help="write one of these")
+    how.add_argument("--regex", help="write what it matches")
+    how.add_argument("--json_schema", metavar="FILE|JSON", help="write JSON of this schema")
+    how.add_argument("--draft", metavar="DIR", help="a smaller model that writes ahead")
+    for name, (kind, text) in SETTINGS.items():
+        kind = {"choices": list(kind)} if isinstance(kind, dict) else {"type": kind}
+        how.add_argument(f"--{name}", help=text, **kind)
+    return parser
 
-    def work() -> None:
-        from jaxlm import api  # after the arguments: their mistakes show at once
 
-        lm = api.load(options.workdir, best=options.best)
-        texts = lm.generate(
-            options.prompt,
-            max_tokens=options.max_tokens,
-            temperature=options.temperature,
-            seed=options.seed,
-        )
-        print(options.prompt + texts[0])
+def _generate(options: argparse.Namespace) -> None:
+    given = vars(options)
+    prompts = list(_prompts(options))
+    asked = {name: given[name] for name in (*ASKED, *SETTINGS) if name in given}
+    for name, (kind, _) in SETTINGS.items():
+        if name in asked and isinstance(kind, dict):
+            asked[name] = kind[asked[name]]
+    asked["constraint"] = _constraint(given)
+    from jaxlm import api  # after the arguments: their mistakes show at once
 
-    return cli.guarded(work)
+    lm = api.load(options.workdir, best=options.best)
+    if "draft" in given:
+        asked["draft"] = api.load(given["draft"])
+    several = len(prompts) > 1 or asked.get("num_return", 1) > 1
+    with api.measured() as timing:
+        if options.output:
+            with open(options.output, "w", encoding="utf-8") as file:
+                _write_lines(lm, prompts, asked, file)
+        elif several or not sys.stdout.isatty():
+            _write_lines(lm, prompts, asked, sys.stdout)
+        else:
+            _stream(lm, prompts[0], asked)
+    print(timing, file=sys.stderr)
+
+
+def _prompts(options: argparse.Namespace) -> Iterator[str]:
+    """In the order of their arguments, then those of the file."""
+    for prompt in options.prompt:
+        yield from _lines(sys.stdin) if prompt == "-" else [prompt]
+    if options.prompts_file is not None:
+        path = Path(options.prompts_file)
+        with open(path, encoding="utf-8") as file:
+            if path.suffix != ".jsonl":
+                yield from _lines(file)
+                return
+            for number, line in enumerate(_lines(file), 1):
+                yield _prompt_of(line, f"{path}:{number}")
+    elif not options.prompt:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise ValueError("no prompt: give --prompt TEXT, --prompts_file FILE or pipe them in")
+        lines = list(_lines(sys.stdin))
+        if not lines:
+            raise ValueError("no prompt: standard input is empty")
+        yield from lines
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    return (line.removesuffix("\n") for line in file)
+
+
+def _prompt_of(line: str, where: str) -> str:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where} is no JSON: {error}") from error
+    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+        raise ValueError(f'{where} has no text under "prompt"')
+    return row["prompt"]
+
+
+def _constraint(given: dict[str, Any]) -> dict[str, Any] | None:
+    found = {name: given[name] for name in ("choices", "regex", "json_schema") if name in given}
+    if len(found) > 1:
+        raise ValueError(f"--{' and --'.join(found)}: name one of them")
+    schema = found.get("json_schema")
+    if schema is not None and not schema.lstrip().startswith("{"):
+        found["json_schema"] = Path(schema).read_text(encoding="utf-8")
+    return found or None
+
+
+def _stream(lm: Any, prompt: str, asked: dict[str, Any]) -> None:
+    """The text as it comes, behind its prompt; an encoder-decoder's alone."""
+    if "source" not in lm.model.inputs:
+        print(prompt, end="", flush=True)
+    lm.write([prompt], **asked, on_text=lambda _, piece: print(piece, end="", flush=True))
+    print()
+
+
+def _write_lines(lm: Any, prompts: list[str], asked: dict[str, Any], file: TextIO) -> None:
+    """A group of batches after the other, so that what is done is kept."""
+    group, seed = GROUP * asked.get("batch_size", 8), asked.get("seed", 0)
+    for start in range(0, len(prompts), max(1, group)):
+        part = prompts[start : start + group]
+        found = lm.write(part, **asked | {"seed": seed + start})
+        for number, (prompt, texts) in enumerate(zip(part, found, strict=True), start):
+            for one in texts:
+                row = {
+                    "prompt": prompt,
+                    "text": one.text,
+                    "finish": one.finish,
+                    "num_tokens": len(one.tokens),
+                    "score": one.score,
+                    "seed": seed + number,
+                    "method": asked.get("method", "sample"),
+                }
+                print(json.dumps(row, ensure_ascii=False), file=file, flush=True)
 
 
 if __name__ == "__main__":

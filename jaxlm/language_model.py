@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxlm import decode
 from jaxlm.core.types import Array, PyTree, Tokenizer
-from jaxlm.decode import sampling
+from jaxlm.data import prompts as prompts_of
+from jaxlm.decode import buckets
+from jaxlm.decode.texts import Text, Writer
+from jaxlm.eval import likelihood
+from jaxlm.eval.likelihood import Likelihood
+from jaxlm.interop import chat, sentence
 from jaxlm.interop.sentence import Sentence
 from jaxlm.train import samples
-
-EMBED_BATCH = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,8 @@ class LanguageModel:
     )
     sentence: Sentence = Sentence()
     labels: tuple[str, ...] = ()  # of a classifier, in id order
+    end_ids: tuple[int, ...] = ()  # tokens that end a text, besides the tokenizer's eos_id
+    chat_template: chat.ChatTemplate | None = None
 
     def logits(self, tokens_BT: Any, source: Any = None) -> Array:
         """Logits after every position, float32 [B, T, V], of token ids int [B, T].
@@ -69,49 +73,177 @@ class LanguageModel:
             checked[name.removesuffix("_BT")] = ids.astype(np.int32)
         return checked
 
-    def generate(
+    def generate(self, prompts: str | Sequence[Any], **options: Any) -> list[str]:
+        """The best continuation of each prompt, without the prompt; options and errors are those of `write`."""
+        return [best.text for best, *_ in self.write(prompts, **options)]
+
+    def write(
         self,
-        prompts: str | Sequence[str],
+        prompts: str | Sequence[Any],
         *,
+        method: str = "sample",
         max_tokens: int = 200,
-        temperature: float = 0.8,
         seed: int = 0,
-    ) -> list[str]:
-        """A continuation of each prompt, without the prompt; each row has its own random stream.
+        stop: str | Sequence[str] = (),
+        constraint: Mapping[str, Any] | None = None,
+        draft: LanguageModel | None = None,
+        batch_size: int = 8,
+        on_text: Callable[[int, str], None] | None = None,
+        **settings: Any,
+    ) -> list[list[Text]]:
+        """The continuations of each prompt, best first; what a prompt gets does not depend on those beside it.
 
         An encoder-decoder takes the prompts as sources and writes what follows from them.
 
+        Args:
+          prompts: one text, or texts or lists of token ids. An empty one is the token that begins a text.
+          method: of jaxlm.decode.METHODS: sample, beam, contrastive.
+          max_tokens: how many to write after each, at most.
+          seed: prompt number n draws by seed + n.
+          stop: strings that end a text and don't belong to it.
+          constraint: {"choices": [...]}, {"regex": ...} or {"json_schema": ...}.
+          draft: a smaller model with the same tokenizer that writes ahead (speculative decoding); texts are
+            distributed as without it.
+          batch_size: prompts side by side.
+          on_text: called with a prompt's number and a piece of its text, as it comes.
+          settings: the fields of the method (decode/sampling.py, ...): temperature=0.8, top_p=0.9, ...
+
         Raises:
-          ValueError: an empty prompt, a number out of range, or a model that writes no text.
+          ValueError: a wrong name or number, a model that writes no text; the message says what is accepted.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         tokenizer = self._needed_tokenizer()
         if not hasattr(self.model, "extend"):
             raise ValueError(f"{type(self.model).__name__} reads both ways: it writes no text")
-        inputs = {}
+        if draft is not None and draft._needed_tokenizer().digest != tokenizer.digest:
+            raise ValueError("draft: its tokenizer is not this model's")
+        made = decode.settings(method, settings, draft is not None)
+        starts, sources, max_len = self._prompt_ids(prompts), None, self.max_len
+        begins = not any(isinstance(prompt, str) and prompt for prompt in prompts)
         if wants_source(self.model):
-            end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-            sources = [[*tokenizer.encode(prompt), *end] for prompt in prompts]
-            inputs = _padded(sources, "source", "source_segment_ids")
+            sources, begins = starts, True
             starts = [[self.model.config.decoder_start_id] for _ in prompts]
-            limit = _up(max_tokens)
-        else:
-            starts = self._encoded(prompts)
-            limit = max([_up(max_tokens), *(_up(len(start)) for start in starts)])
-        tokens = sampling.sample(
-            self.model,
-            self.params,
+            max_len = buckets.up(max_tokens + 1, buckets.MIN_SLOTS)
+        if draft is not None:
+            max_len = min(max_len, draft.max_len)
+        ends = {*self.end_ids, *([] if tokenizer.eos_id is None else [tokenizer.eos_id])}
+        prefix = self.config.objective.kind == samples.PREFIX_LM
+        writer = Writer(
+            self.model, self.params, tokenizer, max_len, tuple(sorted(ends)), prefix, begins
+        )
+        return writer.write(
+            made,
             starts,
             max_tokens=max_tokens,
-            max_len=2 * limit if inputs else min(self.max_len, 2 * limit),
-            temperature=temperature,
+            sources=sources,
             seed=seed,
-            eos_id=tokenizer.eos_id,
-            inputs=inputs,
-            prefix=self.config.objective.kind == samples.PREFIX_LM,
+            stop=stop,
+            constraint=constraint,
+            draft=None if draft is None else (draft.model, draft.params),
+            batch_size=batch_size,
+            on_text=on_text,
         )
-        known = tokenizer.vocab_size  # a table may have rows that no text has
-        return [tokenizer.decode([token for token in row if token < known]) for row in tokens]
+
+    def chat(self, messages: chat.Messages, **options: Any) -> str:
+        """The answer to a conversation, as the model's chat template puts it; options are those of `write`.
+
+        Args:
+          messages: [{"role": "user", "content": "Hello"}, ...]; special tokens that are spelt in them are only text.
+
+        Raises:
+          ValueError: a model without a template, messages that it refuses, or as `write`.
+        """
+        return self.generate([self.chat_ids(messages)], **options)[0]
+
+    def chat_ids(self, messages: chat.Messages, **how: bool) -> list[int]:
+        """What the model reads of a conversation: `ChatTemplate.encode`."""
+        template = chat.needed(self.chat_template)
+        return template.encode(self._needed_tokenizer(), messages, **how)
+
+    def with_template(self, path: str) -> LanguageModel:
+        """The same model with the chat template of a file."""
+        template = chat.from_file(path, self.chat_template, self._needed_tokenizer())
+        return dataclasses.replace(self, chat_template=template)
+
+    def _prompt_ids(self, prompts: list[Any]) -> list[list[int]]:
+        """What is read: of an encoder-decoder, sources with the token that ends them."""
+        tokenizer, size = self._needed_tokenizer(), self.config.model.vocab_size
+        if not wants_source(self.model):
+            return prompts_of.token_ids(prompts, self._encoded, size, self._begin)
+        end = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
+        return prompts_of.token_ids(prompts, tokenizer.encode_batch, size, self._begin, end)
+
+    def loglikelihoods(
+        self,
+        pairs: Sequence[tuple[Any, Any]],
+        *,
+        batch_size: int = 8,
+        max_len: int | None = None,
+        on_result: Callable[[int, Likelihood], None] | None = None,
+    ) -> list[Likelihood]:
+        """How likely each continuation is after its context, as `eval.likelihood.loglikelihoods` says.
+
+        Args:
+          pairs: (context, continuation), both texts or both token ids. A continuation's own leading space belongs
+            to it; an empty text as context is the token that begins a text.
+          max_len: positions to use of those that the model can hold; None: all.
+        """
+        pairs = [self._pair(*pair) if isinstance(pair[0], str) else pair for pair in pairs]
+        return likelihood.loglikelihoods(
+            self.model,
+            self.params,
+            pairs,
+            max_len=max_len or self.max_len,
+            batch_size=batch_size,
+            prefix=self.config.objective.kind == samples.PREFIX_LM,
+            on_result=on_result,
+        )
+
+    def rolling(
+        self,
+        texts: Sequence[Any],
+        *,
+        context: int = 1,
+        batch_size: int = 8,
+        max_len: int | None = None,
+        prefix_id: int | None = None,
+        on_result: Callable[[int, Likelihood], None] | None = None,
+    ) -> list[Likelihood]:
+        """How likely whole texts are, every token scored once, as `eval.likelihood.rolling` says.
+
+        Args:
+          texts: texts, or token ids.
+          max_len: positions to use of those that the model can hold; None: all.
+          prefix_id: what stands before the first token; None: the token that begins a text.
+        """
+        return likelihood.rolling(
+            self.model,
+            self.params,
+            [self._needed_tokenizer().encode(t) if isinstance(t, str) else t for t in texts],
+            max_len=max_len or self.max_len,
+            prefix_id=self._begin() if prefix_id is None else prefix_id,
+            context=context,
+            batch_size=batch_size,
+            on_result=on_result,
+        )
+
+    def _pair(self, context: str, continuation: str) -> likelihood.Pair:
+        """A pair of texts as tokens."""
+        encode = self._needed_tokenizer().encode
+        if not context.strip():
+            return [self._begin()], encode(context + continuation)
+        if wants_source(self.model):
+            eos_id = self.tokenizer.eos_id
+            return [*encode(context), *([] if eos_id is None else [eos_id])], encode(continuation)
+        return likelihood.encode_pair(lambda text: self._encoded([text])[0], context, continuation)
+
+    def _begin(self) -> int:
+        """The token that stands before a text: the template's, else the one between documents."""
+        eos_id = self._needed_tokenizer().eos_id
+        begin = [*self._encoded([""])[0][:1], *([] if eos_id is None else [eos_id])]
+        if not begin:
+            raise ValueError("no token begins a text: give a context")
+        return begin[0]
 
     def embed(self, texts: str | Sequence[str]) -> np.ndarray:
         """One vector for each text, float32 [N, D], by a sentence encoder's pooling and normalisation.
@@ -124,33 +256,16 @@ class LanguageModel:
             raise ValueError(f"{type(self.model).__name__} is no sentence encoder")
         limit = min(self.sentence.max_len or self.max_len, self.max_len)
         rows = self._encoded(texts, limit, wrap=True)
-        found = np.zeros((len(texts), self.model.config.d_model), np.float32)
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-        for start in range(0, len(order), EMBED_BATCH):
-            chosen = order[start : start + EMBED_BATCH]
-            batch = _padded([rows[row] for row in chosen], "tokens", "segment_ids", limit)
-            vectors = _embed(bare(self.model), self.sentence, self.params, batch)
-            found[chosen] = np.asarray(vectors)[: len(chosen)]
-        return found
+        return sentence.embed(bare(self.model), self.params, self.sentence, rows, limit)
 
     def _encoded(
         self, texts: list[str], limit: int | None = None, wrap: bool = False
     ) -> list[Sequence[int]]:
         """Ids, with the special tokens of the tokenizer's template where the model knows them."""
         tokenizer = self._needed_tokenizer()
-        data = getattr(tokenizer, "data", None)
-        if data is None or not (wrap or self.template):
+        if not (wrap or self.template):
             return [tokenizer.encode(text)[:limit] for text in texts]
-        from tokenizers import Tokenizer as Library
-
-        library = Library.from_str(data.decode("utf-8"))
-        library.no_padding()
-        library.no_truncation()
-        library.encode_special_tokens = True  # text is only ever text
-        if limit is not None:
-            library.enable_truncation(limit)
-        encodings = library.encode_batch(texts)
-        return [one.ids if wrap else one.ids[: _without_end(one)] for one in encodings]
+        return prompts_of.encoded(tokenizer, texts, limit=limit, whole=wrap)
 
     def _needed_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -175,29 +290,6 @@ def bare(model: Any) -> Any:
     return type(model)(dataclasses.replace(model.config, head="none", pooler=False))
 
 
-def _without_end(encoding: Any) -> int:
-    """How many ids come before the special tokens that end a text: a prompt goes on."""
-    added = encoding.special_tokens_mask
-    return max((place + 1 for place, one in enumerate(added) if not one), default=len(added))
-
-
-def _up(length: int) -> int:
-    """So that few programs are ever compiled."""
-    return -(-length // sampling.BUCKET) * sampling.BUCKET
-
-
-def _padded(
-    rows: Sequence[Sequence[int]], tokens: str, segments: str, limit: int | None = None
-) -> dict[str, np.ndarray]:
-    width = _up(max(1, *map(len, rows)))
-    shape = (len(rows), width if limit is None else min(width, limit))
-    batch = {tokens: np.zeros(shape, np.int32), segments: np.zeros(shape, np.int32)}
-    for number, row in enumerate(rows):
-        batch[tokens][number, : len(row)] = row
-        batch[segments][number, : len(row)] = 1
-    return batch
-
-
 _logits = jax.jit(
     lambda model, params, inputs: model.apply({"params": params}, **inputs).logits(),
     static_argnums=0,
@@ -208,17 +300,3 @@ _hidden = jax.jit(
     ),
     static_argnums=0,
 )
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _embed(model: Any, how: Sentence, params: PyTree, batch: dict[str, Array]) -> Array:
-    hidden_BTD = model.apply({"params": params}, **batch).hidden.astype(jnp.float32)
-    real_BT = (batch["segment_ids"] > 0).astype(jnp.float32)
-    vectors_BD = hidden_BTD[:, 0]
-    if how.pooling == "mean":
-        total_BD = jnp.einsum("BTD,BT->BD", hidden_BTD, real_BT)
-        vectors_BD = total_BD / jnp.maximum(real_BT.sum(1, keepdims=True), 1.0)
-    if how.normalise:
-        norms_B = jnp.linalg.norm(vectors_BD, axis=1, keepdims=True)
-        vectors_BD = vectors_BD / jnp.maximum(norms_B, 1e-12)
-    return vectors_BD

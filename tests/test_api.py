@@ -1,5 +1,7 @@
 """From Python: run, load, logits, generate; and a model, objective and task of the user's own, outside this repository."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -214,7 +216,8 @@ def test_a_users_own_model_objective_and_task_train_resume_and_generate(tmp_path
     shown = run_cli(
         "generate", *command, check=True, env={"PYTHONPATH": f"{tmp_path}:{jaxlm_root()}"}
     )
-    assert shown.stdout.strip() == "56789012"
+    written = json.loads(shown.stdout)
+    assert (written["prompt"], written["text"]) == ("56", "789012")
 
 
 def jaxlm_root():

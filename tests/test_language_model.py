@@ -117,3 +117,87 @@ def test_prompts_get_the_template_where_a_model_was_trained_with_it(tmp_path):
     assert lm._encoded(["ab"]) == [[0, 2, 3]]
     own = LanguageModel(lm.model, lm.params, lm.tokenizer, lm.config, 0)
     assert own._encoded(["ab"])[0].tolist() == [2, 3]
+
+
+@pytest.fixture(scope="module")
+def writer():
+    return made("gpt", num_layers=1, d_model=16, num_heads=2, max_len=32, init_std=1.0)
+
+
+def test_texts_do_not_depend_on_batch_size_or_on_the_prompts_beside_them(writer):
+    prompts = ["abc", "a bad cafe", "j", "", "abcdefghij" * 5]
+    texts = writer.generate(prompts, max_tokens=40, seed=4)
+    assert texts == writer.generate(prompts, max_tokens=40, seed=4, batch_size=2)
+    assert [texts[2]] == writer.generate("j", max_tokens=40, seed=6)
+    assert texts != writer.generate(prompts, max_tokens=40, seed=5)
+    (greedy,) = writer.generate("abc", max_tokens=1, temperature=0.0)
+    logits = writer.logits(writer.tokenizer.encode("abc")[None])
+    assert greedy == writer.tokenizer.decode([int(np.asarray(logits)[0, -1].argmax())])
+
+
+def test_token_ids_are_prompts_too(writer):
+    ids = writer.tokenizer.encode("a bad").tolist()
+    assert writer.generate([ids, "abc"], max_tokens=9) == writer.generate(
+        ["a bad", "abc"], max_tokens=9
+    )
+    for wrong in ([[-1]], [[99]], [["a"]], [1, 2], [None]):
+        with pytest.raises(
+            ValueError, match=r"prompts.0.=.* must be a text, or token ids in 0..12"
+        ):
+            writer.generate(wrong)
+
+
+def test_an_empty_prompt_is_the_token_that_begins_a_text(writer, tmp_path):
+    """The template's <s> where the model was trained with one; else the token between documents."""
+    end = writer.tokenizer.eos_id
+    assert writer.write("", max_tokens=9) == writer.write([[end]], max_tokens=9)
+    lm = jaxlm.load(stored.write(tmp_path, stored.LLAMA, stored.llama_tensors(), WORDS))
+    assert lm.generate("", max_tokens=5) == lm.generate([[0]], max_tokens=5)
+    nothing = dataclasses.replace(writer, tokenizer=WithoutEnd(writer.tokenizer))
+    with pytest.raises(ValueError, match="no token begins a text"):
+        nothing.generate("")
+
+
+class WithoutEnd:
+    """A tokenizer without a token between documents."""
+
+    eos_id = None
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
+
+def test_texts_end_where_the_tokenizer_or_the_folder_says(tmp_path):
+    """generation_config.json: a token id, or several."""
+    folder = stored.write(tmp_path, stored.LLAMA, stored.llama_tensors(), WORDS)
+    free = jaxlm.load(folder).write("ab", max_tokens=8)[0][0]
+    assert free.finish == "length"
+    last = free.tokens[5]
+    for said in (last, [39, last]):
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": said}))
+        lm = jaxlm.load(folder)
+        assert last in lm.end_ids
+        found = lm.write("ab", max_tokens=8)[0][0]
+        assert found.tokens == free.tokens[: free.tokens.index(last)] and found.finish == "end"
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": "</s>"}')
+    with pytest.raises(ValueError, match="eos_token_id='</s>' must be a token id"):
+        jaxlm.load(folder)
+
+
+def test_methods_by_name(writer):
+    (beams,) = writer.write("abc", method="beam", num_beams=3, num_return=2, max_tokens=5)
+    assert len(beams) == 2 and beams[0].score >= beams[1].score
+    assert writer.generate("abc", method="beam", num_beams=3, max_tokens=5) == [beams[0].text]
+    greedy = writer.generate("abc", temperature=0.0, max_tokens=5)
+    assert writer.generate("abc", method="contrastive", top_k=1, max_tokens=5) == greedy
+    assert (
+        writer.generate("abc", draft=writer, num_draft=2, temperature=0.0, max_tokens=5) == greedy
+    )
+    other = dataclasses.replace(writer, tokenizer=tokenizers.build("bytes"))
+    with pytest.raises(ValueError, match="draft: its tokenizer is not this model's"):
+        writer.generate("abc", draft=other)
+    with pytest.raises(ValueError, match='num_beams is no setting of method="sample"'):
+        writer.generate("abc", num_beams=4)

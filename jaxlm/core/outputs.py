@@ -11,6 +11,8 @@ from jaxlm.core.types import Array
 FULL_LOGITS_BYTES = 2**30
 """Up to this much float32 logits are made at once; beyond it, chunks of CHUNK_ROWS tokens."""
 CHUNK_ROWS = 8192
+PICKED_LOGITS_BYTES = 2**27
+"""As FULL_LOGITS_BYTES, of places that were picked to be scored: what beyond it would be chunks of so much."""
 
 
 @flax.struct.dataclass
@@ -40,6 +42,13 @@ class NeuralOutput:
             return self._project(self.hidden)
         picked = jnp.take_along_axis(self.hidden, positions[:, None, None], axis=1)[:, 0]
         return self._project(picked)
+
+    def at(self, rows_R: Array, places_RC: Array) -> NeuralOutput:
+        """The output at chosen places only: its row r is at places_RC[r] of this one's row rows_R[r]."""
+        picked = self.hidden[rows_R[:, None], places_RC]
+        return self.replace(
+            hidden=picked, chunk=max(1, PICKED_LOGITS_BYTES // (4 * self.vocab_size))
+        )
 
     def token_stats(self, targets_BT: Array) -> numerics.TokenStats:
         """The figures of `numerics.TokenStats` for each target, float32 [B, T].

@@ -176,6 +176,8 @@ def _hf(meta: _Meta, found: dict[str, Any]) -> dict[str, Any]:
         "tie_word_embeddings": "lm_head.weight" not in found,
         "hidden_act": "silu",
     }
+    ends = [meta(f"tokenizer.ggml.{name}_token_id", None) for name in ENDS]
+    hf["eos_token_id"] = [end for end in ends if end is not None]
     factor = meta("llama.rope.scaling.factor", None)
     kind = meta("llama.rope.scaling.type", "none" if factor is None else "linear")
     if kind != "none":
@@ -209,6 +211,10 @@ PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
 }  # fmt: skip
 """`tokenizer.ggml.pre` -> how a text is cut before the merges."""
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # tokenizer.ggml.token_type
+SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+"""What a tokenizer_config.json calls them -> tokenizer.ggml.*_token_id."""
+ENDS = ("eos", "eot", "eom")
+"""Tokens that end what the model writes: of a text, a turn, a message."""
 
 
 def _tokenizer(meta: _Meta) -> dict[str, bytes]:
@@ -245,8 +251,10 @@ def _tokenizer(meta: _Meta) -> dict[str, bytes]:
             "ignore_merges": pre == "llama-bpe",
         },
     }
-    eos = _special(meta, "eos", tokens)
-    facts = {} if eos is None else {"eos_token": tokens[eos]}
+    called = {f"{name}_token": _special(meta, theirs, tokens) for name, theirs in SPECIAL.items()}
+    facts = {name: tokens[found] for name, found in called.items() if found is not None}
+    if template := meta("tokenizer.chat_template", None):
+        facts["chat_template"] = template
     written = {"tokenizer.json": file, "tokenizer_config.json": facts}
     return {name: json.dumps(value, ensure_ascii=False).encode() for name, value in written.items()}
 

@@ -20,12 +20,13 @@ from jaxlm.registry import nearest
 
 FAMILIES: tuple[Family, ...] = (gpt2, llama, bert, t5)
 CONFIG, RECORD, KEPT = "config.json", "interop.json", "kept.safetensors"
+GENERATION = "generation_config.json"
 FORMAT = 1
 BESIDE = (
     "config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json", "merges.txt",
-    "generation_config.json", "modules.json", "sentence_bert_config.json",
+    "chat_template.jinja", "generation_config.json", "modules.json", "sentence_bert_config.json",
     "config_sentence_transformers.json", "1_Pooling/config.json",
 )  # fmt: skip
 """Files that an import keeps and an export gives back as they were."""
@@ -130,6 +131,11 @@ def record(source: Source, unused: tuple[str, ...], folder: Path) -> None:
         if (source.path / name).is_file():
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source.path / name, folder / name)
+    if source.path.is_file():  # a .gguf says in itself what these files say
+        ends = {"eos_token_id": source.hf.get("eos_token_id")}
+        (folder / GENERATION).write_text(json.dumps(ends) + "\n")
+        facts = source.tokenizer.get("tokenizer_config.json", b"{}")
+        (folder / "tokenizer_config.json").write_bytes(facts)
     held = source.tensors
     if unused:
         tensors.save_file(folder / KEPT, {name: _as_stored(held, name) for name in unused})
@@ -222,6 +228,25 @@ def labels(hf: Mapping[str, Any], num_labels: int) -> tuple[str, ...]:
     names = hf.get("id2label") or {}
     numbers = [str(number) for number in range(num_labels)]
     return tuple(str(names[number]) for number in numbers) if set(names) == set(numbers) else ()
+
+
+def end_ids(folder: Path, hf: Mapping[str, Any] | None = None) -> tuple[int, ...]:
+    """The tokens that end a text, as generation_config.json says, else config.json (`hf` where there is no folder).
+
+    Raises:
+      ValueError: what it says is no token id.
+    """
+    files = [folder / name for name in (GENERATION, CONFIG) if (folder / name).is_file()]
+    path = files[0] if files else folder
+    try:
+        said = json.loads(path.read_bytes()) if files else hf or {}
+        found = said.get("eos_token_id")
+    except (AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    ids = [] if found is None else found if isinstance(found, list) else [found]
+    if not all(type(one) is int and one >= 0 for one in ids):
+        raise ValueError(f"{path}: eos_token_id={found!r} must be a token id, or a list of them")
+    return tuple(ids)
 
 
 def label_entries(names: Sequence[str]) -> dict[str, Any]:

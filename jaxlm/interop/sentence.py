@@ -5,11 +5,21 @@ Files: https://sbert.net/docs/package_reference/sentence_transformer/models.html
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlm.core.types import Array, PyTree
+
 MODULES = ("Transformer", "Pooling", "Normalize")
+BATCH, WIDTH = 32, 64
+"""Texts at once, and what their width is rounded up to, so that few programs are ever compiled."""
 MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
 
 
@@ -68,3 +78,45 @@ def _json(path: Path, kind: type) -> Any | None:
     if not isinstance(found, kind):
         raise ValueError(f"{path} is damaged: it holds no {kind.__name__}")
     return found
+
+
+def embed(
+    model: Any, params: PyTree, how: Sentence, rows: Sequence[Sequence[int]], limit: int
+) -> np.ndarray:
+    """One vector for each row of token ids, float32 [N, D].
+
+    Args:
+      model: gives `hidden` states, without any head.
+      limit: tokens that it can hold; no row has more.
+    """
+    found = np.zeros((len(rows), model.config.d_model), np.float32)
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    for start in range(0, len(order), BATCH):
+        chosen = order[start : start + BATCH]
+        batch = _padded([rows[row] for row in chosen], limit)
+        found[chosen] = np.asarray(_vectors(model, how, params, batch))
+    return found
+
+
+def _padded(rows: Sequence[Sequence[int]], limit: int) -> dict[str, np.ndarray]:
+    width = -(-max(1, *map(len, rows)) // WIDTH) * WIDTH
+    shape = (len(rows), min(width, limit))
+    batch = {"tokens": np.zeros(shape, np.int32), "segment_ids": np.zeros(shape, np.int32)}
+    for number, row in enumerate(rows):
+        batch["tokens"][number, : len(row)] = row
+        batch["segment_ids"][number, : len(row)] = 1
+    return batch
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _vectors(model: Any, how: Sentence, params: PyTree, batch: dict[str, Array]) -> Array:
+    hidden_BTD = model.apply({"params": params}, **batch).hidden.astype(jnp.float32)
+    real_BT = (batch["segment_ids"] > 0).astype(jnp.float32)
+    vectors_BD = hidden_BTD[:, 0]
+    if how.pooling == "mean":
+        total_BD = jnp.einsum("BTD,BT->BD", hidden_BTD, real_BT)
+        vectors_BD = total_BD / jnp.maximum(real_BT.sum(1, keepdims=True), 1.0)
+    if how.normalise:
+        norms_B = jnp.linalg.norm(vectors_BD, axis=1, keepdims=True)
+        vectors_BD = vectors_BD / jnp.maximum(norms_B, 1e-12)
+    return vectors_BD

@@ -33,7 +33,7 @@ def neighbours(rows, heads):
     return rows[order]
 
 
-def write(path, kinds=Type.F32, pre="gpt-2", arrays=None, eos=0, **meta):
+def write(path, kinds=Type.F32, pre="gpt-2", arrays=None, eos=0, chat_template=None, **meta):
     """A .gguf of the small Llama, and the float32 tensors that it stands for under Llama's names."""
     arrays = stored.llama_tensors() if arrays is None else arrays
     writer = gguf.GGUFWriter(path, meta.pop("architecture", "llama"))
@@ -53,6 +53,9 @@ def write(path, kinds=Type.F32, pre="gpt-2", arrays=None, eos=0, **meta):
     writer.add_token_merges(["a b", "Ġ a"])
     writer.add_eos_token_id(eos)
     writer.add_bos_token_id(1)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
+        writer.add_eot_token_id(39)
     stands_for = {}
     for name, array in arrays.items():
         heads = {"q_proj": 4, "k_proj": 2}.get(name.split(".")[-2])
@@ -172,3 +175,18 @@ def test_a_factor_without_a_type_is_linear_as_in_llama_cpp(tmp_path):
     write(tmp_path / "m.gguf", arrays=ARRAYS, **{"rope.scaling.factor": 2})
     fields = interop.open_source(tmp_path / "m.gguf").fields
     assert (fields["rope_scaling"], fields["rope_factor"]) == ("linear", 2.0)
+
+
+def test_a_chat_template_goes_with_the_model(tmp_path, capsys):
+    """From the file to a run, and from there to a folder that transformers reads."""
+    template = "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}"
+    write(tmp_path / "m.gguf", arrays=ARRAYS, chat_template=template)
+    for name, place in (("import", "run"), ("export", "folder")):
+        source = "m.gguf" if name == "import" else "run"
+        assert convert.main([name, str(tmp_path / source), str(tmp_path / place)]) == 0
+    for place in ("m.gguf", "run", "folder"):
+        lm = jaxlm.load(tmp_path / place)
+        assert lm.chat_template.source == template, place
+        assert lm.chat_template.tokens["bos_token"] == "a"
+        assert lm.chat_ids([{"role": "user", "content": "bab<end>"}])[-1] == 0, place
+        assert sorted({lm.tokenizer.eos_id, *lm.end_ids}) == [0, 39], place

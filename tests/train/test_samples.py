@@ -24,6 +24,9 @@ class Letters:
     def decode(self, ids):
         return "".join(chr(ord("a") + int(id) - 1) for id in ids)
 
+    def spellings(self, begins):
+        return [b"", *(bytes([ord("a") + id]) for id in range(8))]
+
 
 class Next(nn.Module):
     """Answers every token with the next letter."""

@@ -1,0 +1,125 @@
+"""Where the time of writing goes: compiling, the first token and the rest, measured apart.
+
+`with measured() as timing:` around any number of calls; methods of decoding call `first_token` when they have read the first
+token of their rows. Outside of it nothing is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import time
+from collections.abc import Iterator
+
+import jax
+
+_COMPILING = (
+    "/jax/core/compile/jaxpr_trace_duration",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+    "/jax/core/compile/backend_compile_duration",
+)
+_clock: contextvars.ContextVar[Timing | None] = contextvars.ContextVar("clock", default=None)
+_marks: contextvars.ContextVar[list[float] | None] = contextvars.ContextVar("marks", default=None)
+_compiled = {"seconds": 0.0, "programs": 0}
+_listening = []
+
+
+@dataclasses.dataclass
+class Timing:
+    """Seconds, compiling left out of all but its own.
+
+    Attributes:
+      compile_seconds: tracing, lowering and compiling, or reading compiled programs from the disk.
+      compiles: programs that were compiled.
+      first_token_seconds: from the start of the first batch to its first token: its prompts were read. None of a
+        search, which knows its first token at its end.
+      decode_seconds: from the first token of a batch to its last, over all batches; of a search, all of it.
+      tokens: how many were written, over all rows.
+      decoded: those in `decode_seconds`.
+    """
+
+    compile_seconds: float = 0.0
+    compiles: int = 0
+    first_token_seconds: float | None = None
+    decode_seconds: float = 0.0
+    tokens: int = 0
+    decoded: int = 0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all rows together, after their first tokens; 0 where there were no more."""
+        return self.decoded / self.decode_seconds if self.decoded else 0.0
+
+    def __str__(self) -> str:
+        parts = [f"compile {self.compile_seconds:.2f} s ({_counted(self.compiles, 'program')})"]
+        if self.first_token_seconds is not None:
+            parts.append(f"first token {self.first_token_seconds:.3f} s")
+        if self.decoded:
+            parts.append(f"{self.tokens_per_second:.1f} tokens/s")
+        return f"{', '.join(parts)} ({_counted(self.tokens, 'token')})"
+
+
+@contextlib.contextmanager
+def measured() -> Iterator[Timing]:
+    """Collect the time of all writing inside."""
+    _listen()
+    timing = Timing()
+    token = _clock.set(timing)
+    before = dict(_compiled)
+    try:
+        yield timing
+    finally:
+        _clock.reset(token)
+        timing.compile_seconds = _compiled["seconds"] - before["seconds"]
+        timing.compiles = _compiled["programs"] - before["programs"]
+
+
+@contextlib.contextmanager
+def batch() -> Iterator[list[int]]:
+    """One batch's writing; the numbers of tokens of its rows are put into the list given."""
+    timing, counts = _clock.get(), []
+    marks = [_now()]
+    token = _marks.set(marks)
+    try:
+        yield counts
+    finally:
+        _marks.reset(token)
+    if timing is None:
+        return
+    start, first = marks[0], marks[-1]
+    told = len(marks) > 1
+    if told and not timing.tokens:
+        timing.first_token_seconds = first - start
+    timing.decode_seconds += _now() - first
+    timing.tokens += sum(counts)
+    timing.decoded += sum(max(0, count - told) for count in counts)
+
+
+def first_token() -> None:
+    """The first token of each of a batch's rows has been read by the host."""
+    marks = _marks.get()
+    if marks is not None and len(marks) == 1:
+        marks.append(_now())
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + "s" * (number != 1)
+
+
+def _now() -> float:
+    """Seconds, those of compiling left out."""
+    return time.perf_counter() - _compiled["seconds"]
+
+
+def _listen() -> None:
+    """JAX tells of compiling what has once asked; there is no way back, so once."""
+    if not _listening:
+        _listening.append(True)
+        jax.monitoring.register_event_duration_secs_listener(_heard)
+
+
+def _heard(event: str, duration: float, **_) -> None:
+    if event in _COMPILING:
+        _compiled["seconds"] += duration
+        _compiled["programs"] += event == _COMPILING[-1]
