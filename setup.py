@@ -6,6 +6,15 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).resolve().parent
+CONSTRAIN = ["llguidance>=1.9"]
+EVAL = [
+    "lm_eval>=0.4.11",
+    "nltk>=3.9",
+    "rouge_score>=0.1.2",
+    "sacrebleu>=2.5",
+    "scikit-learn>=1.7",
+    "seqeval>=1.2.2",
+]
 
 
 def version():
@@ -24,13 +33,18 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.11",
     packages=find_packages(include=["jaxlm", "jaxlm.*"]),
-    package_data={"jaxlm.data.bundled": ["*.xz", "index.json"]},
+    package_data={
+        "jaxlm.data.bundled": ["*.xz", "index.json"],
+        "jaxlm.eval": ["report.html"],
+        "jaxlm.interop.lm_eval_tasks": ["*.yaml"],
+    },
     install_requires=[
         "etils[epath]>=1.12",
         "flax>=0.12",
         "grain>=0.2.18",
         "importlib_resources>=6.4",  # tensorflow-datasets imports it and does not ask for it
         "jax>=0.10",
+        "jinja2>=3.1.6",  # older ones have ways out of the sandbox that chat templates run in
         "matplotlib>=3.10",
         "ml-collections>=1.1",
         "numpy>=2.2",
@@ -46,9 +60,12 @@ setup(
         "cuda": ["jax[cuda]"],
         "tpu": ["jax[tpu]"],
         "hf": ["datasets", "gguf>=0.19", "safetensors>=0.7"],
-        "eval": ["lm_eval", "rouge_score", "sacrebleu", "scikit-learn", "seqeval"],
+        "eval": EVAL,
+        "constrain": CONSTRAIN,
         "serve": [],  # the server is planned; the extra is there so that its name stays
         "test": [
+            *CONSTRAIN,
+            *EVAL,
             "gguf>=0.19",
             "pytest>=9",
             "pytest-cov>=7",
@@ -57,7 +74,7 @@ setup(
             "safetensors>=0.7",
             "setuptools>=77",
         ],
-        "parity": ["scikit-learn", "torch>=2.10", "transformers>=5"],
+        "parity": ["accelerate>=1.12", "torch>=2.10", "transformers>=5"],
         "docs": ["ipykernel", "nbclient"],
     },
     classifiers=[

@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     path = options.workdir or options.model
     if not path and not options.verify:
         parser.error("name a model: --workdir DIR of a run, or --model PATH")
-    typed = [options.suite, options.out, *options.option, *(getattr(options, n) for n in OPTIONS)]
+    typed = [options.suite, options.out, options.best, *options.option]
+    typed += [getattr(options, name) for name in OPTIONS]
     if options.verify and any(typed):
         parser.error("--verify runs what the file says: it takes no suite and no options of one")
     different: list[str] = []
@@ -105,9 +106,12 @@ def _evaluate(options: argparse.Namespace, path: str, argv: list[str]) -> None:
 
     asked = _asked(options)
     command = ["python", "-m", "jaxlm.evaluate", *argv]
+    model = api.name_of(path)
+    folders = {suite: _folder(options, suite, model, len(asked)) for suite in asked}
+    for folder in folders.values():
+        results.check_writable(folder)  # what is scored for hours is kept
     for result in api.evaluate(path, asked, best=options.best, command=command):
-        folder = _folder(options, result.suite["name"], result.model["name"], len(asked))
-        written = results.save(result, folder, report.page(result))
+        written = results.save(result, folders[result.suite["name"]], report.page(result))
         report.show(result)
         print(f"{written}\n{written.parent / results.REPORT}\n")
 

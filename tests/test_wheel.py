@@ -72,7 +72,10 @@ def test_it_holds_every_module_and_licence(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(path.relative_to(REPO)) for path in (REPO / "jaxlm").rglob("*.py")}
     assert modules <= names, sorted(modules - names)
-    data = {str(path.relative_to(REPO)) for path in (REPO / "jaxlm/data/bundled").glob("*.*")}
+    packaged = ("data/bundled/*.*", "interop/lm_eval_tasks/*.yaml")
+    data = {
+        str(path.relative_to(REPO)) for some in packaged for path in (REPO / "jaxlm").glob(some)
+    }
     assert data <= names, sorted(data - names)
     assert {Path(name).name for name in names} >= {"LICENSE", "NOTICE"}
     foreign = {name.split("/")[0] for name in names} - {"jaxlm"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -139,7 +140,6 @@ def _compare(row: Row, other: Row, names: tuple[str, str], seed: int, resamples:
     mine, theirs = row.signature.split("|"), other.signature.split("|")
     differing = [part for part in mine if part not in theirs]
     differing += [part for part in theirs if part not in mine]
-    verdict = "no resample differs" if math.isnan(found.p) else found.verdict
     values: dict[str, Any] = {
         key: getattr(found, key)
         for key in ("first", "second", "difference", "low", "high", "p", "better")
@@ -149,7 +149,7 @@ def _compare(row: Row, other: Row, names: tuple[str, str], seed: int, resamples:
         unit=row.unit,
         higher_is_better=row.higher_is_better,
         note=f"computed with {', '.join(differing)}" if differing else "",
-        verdict=verdict,
+        verdict=found.verdict,
         **values,
     )
 
@@ -200,8 +200,9 @@ def differences(old: Result, new: Result) -> tuple[list[str], list[str]]:
 
 
 def _changed_predictions(old: Sequence[Mapping], new: Sequence[Mapping]) -> int:
-    found = {example.get("id"): example.get("prediction") for example in new}
-    return sum(found.get(one.get("id")) != one.get("prediction") for one in old)
+    """By place: of a run with several evaluators, examples share their ids."""
+    sides = ([one.get("prediction") for one in side] for side in (old, new))
+    return sum(before != after for before, after in itertools.zip_longest(*sides))
 
 
 def _facts(old: Result, new: Result) -> list[tuple[str, Any, Any]]:

@@ -56,7 +56,7 @@ def curve(table: Sequence[Mapping[str, Any]], values: Sequence[str], label: str)
         errors = _intervals(lines, value, label)
         heights = [math.nan if line[value] is None else line[value] for line in lines]
         axes.errorbar(
-            shots, heights, yerr=errors, color=colour, label=value, **(_POINT | {"fmt": "o-"})
+            shots, heights, yerr=errors, color=colour, label=_short(value), **(_POINT | {"fmt": "o-"})
         )
     axes.set_xticks(shots)
     axes.set_xlabel("solved examples in the prompt")
@@ -142,7 +142,8 @@ def _names(axes: Any, names: Sequence[str]) -> None:
 
 
 def _short(name: str, limit: int = 26) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"
+    name = name if len(name) <= limit else name[: limit - 1] + "…"
+    return name.replace("$", r"\$")  # else matplotlib reads what stands between two as a formula
 
 
 def _legend(figure: Any, axes: Any) -> None:

@@ -13,7 +13,7 @@ from jaxlm.eval import Row, bootstrap
 from jaxlm.eval import finish as finishes
 from jaxlm.eval.finish import FINISH
 
-__all__ = ["FINISH", "collect", "input_text", "make_row", "ratio", "version"]
+__all__ = ["FINISH", "collect", "input_text", "make_row", "ratio", "unknown_ids", "version"]
 
 
 def make_row(
@@ -137,6 +137,11 @@ def input_text(tokenizer: Any, arrays: dict[str, np.ndarray], row: int) -> str:
         ids = ids[arrays["segment_ids"][row] > 0]
     special = set(tokenizer.special_ids().values())
     return tokenizer.decode([id_ for id_ in ids.tolist() if id_ not in special])
+
+
+def unknown_ids(tokenizer: Any) -> list[int]:
+    """What characters that a tokenizer does not know are read as: they are easy to predict and cost no bits."""
+    return [id_ for name, id_ in tokenizer.special_ids().items() if "unk" in name.lower()]
 
 
 def version(package: str) -> str:

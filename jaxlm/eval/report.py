@@ -87,7 +87,18 @@ def cell(value: Any) -> str:
 
 
 def chosen_examples(examples: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, list[Any]]:
-    """The best, the worst and random ones, none twice."""
+    """The best, the worst and random ones, none twice; those of several evaluators apart, as their scores are."""
+    groups: dict[str, list[Any]] = {}
+    for one in examples:
+        groups.setdefault(one.get("evaluator", ""), []).append(one)
+    return {
+        f"{kind} by {name}" if name else kind: some
+        for name, group in groups.items()
+        for kind, some in _chosen(group, seed).items()
+    }
+
+
+def _chosen(examples: Sequence[Mapping[str, Any]], seed: int) -> dict[str, list[Any]]:
     known = [one for one in examples if one.get("score") is not None]
     order = sorted(range(len(known)), key=lambda place: (-known[place]["score"], place))
     count = min(SHOWN, len(known) // 2)

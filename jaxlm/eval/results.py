@@ -15,10 +15,12 @@ import hashlib
 import io
 import json
 import math
+import os
 import platform
 import zipfile
 from collections.abc import Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -92,6 +94,21 @@ def weights_digest(params: PyTree) -> str:
         digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
         digest.update(array.reshape(-1).view(np.uint8))
     return digest.hexdigest()
+
+
+def check_writable(folder: Any) -> None:
+    """That a result can be put here, before it is made.
+
+    Raises:
+      ValueError: it is a file, or in a folder that can't be written.
+    """
+    folder = Path(os.path.abspath(folder))
+    if "://" in str(folder):
+        return
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        why = "may not be written to" if there.is_dir() else "is a file"
+        raise ValueError(f"--out {folder} can't be written: {there} {why}")
 
 
 def save(result: Result, folder: Any, report: str = "") -> epath.Path:

@@ -7,11 +7,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from ml_collections import FrozenConfigDict
 
 from jaxlm import registry
 from jaxlm.core.types import Batch, Task
-from jaxlm.eval import EVALUATORS, Scores
+from jaxlm.eval import EVALUATORS, Row, Scores
 from jaxlm.eval.predict import Scorer
 from jaxlm.eval.suites import Found
 from jaxlm.train import assembly, parallel, plan
@@ -62,10 +63,11 @@ class Run:
             parts = []
             for split in splits:
                 written: dict[Any, Any] = {}  # texts that several evaluators score
-                for scorer in scorers:
+                for name, scorer in zip(cfg.evaluators, scorers, strict=True):
                     found = scorer(params, task.eval(split, rows_at_once), written)
-                    parts.append(_named(_with_texts(found, task, split), split))
-        rows = [row for part in parts for row in part.rows]
+                    by = name if len(scorers) > 1 else ""
+                    parts.append(_named(_with_texts(found, task, split), split, by))
+        rows = _each_once([row for part in parts for row in part.rows])
         examples = [example for part in parts for example in part.examples]
         tables = {name: table for part in parts for name, table in part.tables.items()}
         return Found(Scores(rows, examples, tables), {"data": task.info.digest})
@@ -110,11 +112,28 @@ def _with_texts(scores: Scores, task: Task, split: str) -> Scores:
     return scores._replace(examples=examples)
 
 
-def _named(scores: Scores, split: str) -> Scores:
-    """With the split before every name."""
+def _each_once(rows: list[Row]) -> list[Row]:
+    """Without the accuracy that a second evaluator found as well.
+
+    Raises:
+      ValueError: two evaluators call different scores alike.
+    """
+    found: dict[str, Row] = {}
+    for row in rows:
+        other = found.setdefault(row.name, row)
+        if not np.isclose(other.value, row.value, rtol=1e-6, equal_nan=True):
+            raise ValueError(
+                f"evaluators: two of them give a {row.name}, {other.value:.6g} and {row.value:.6g}: name one"
+            )
+    return list(found.values())
+
+
+def _named(scores: Scores, split: str, evaluator: str) -> Scores:
+    """With the split before every name, and in examples the evaluator whose score they have."""
     rows = [dataclasses.replace(row, name=f"{split}_{row.name}") for row in scores.rows]
+    by = {"evaluator": evaluator} if evaluator else {}
     examples = [
-        {**example, "id": f"{split}/{example.get('id', number)}"}
+        {**example, "id": f"{split}/{example.get('id', number)}", **by}
         for number, example in enumerate(scores.examples)
     ]
     return Scores(rows, examples, {f"{split}_{name}": t for name, t in scores.tables.items()})

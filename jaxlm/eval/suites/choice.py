@@ -148,15 +148,14 @@ class Classification(FewShot):
         labels = prompts.items[0].choices
         found = choice_likelihoods(lm, prompts, self.batch_size)
         logs_NC = np.array([one[self.normalise] for one in found])
-        probabilities_NC = np.exp(logs_NC - logs_NC.max(1, keepdims=True))
-        probabilities_NC /= probabilities_NC.sum(1, keepdims=True)
+        log_probs_NC = logs_NC - np.logaddexp.reduce(logs_NC, axis=1, keepdims=True)
         targets_N = np.array([labels.index(item.references[0]) for item in prompts.items])
         answers = classification.Answers(
             logs_NC.argmax(1)[:, None],
             targets_N[:, None],
             np.ones((len(found), 1)),
-            probabilities_NC.max(1, keepdims=True),
-            -np.log(np.take_along_axis(probabilities_NC, targets_N[:, None], 1)),
+            np.exp(log_probs_NC.max(1, keepdims=True)),
+            -np.take_along_axis(log_probs_NC, targets_N[:, None], 1),
         )
         how = f"log-likelihood of {len(labels)} labels|normalised by={self.normalise}"
         rows = classification.score(answers, labels, how)
@@ -174,6 +173,9 @@ def choice_likelihoods(lm: Any, prompts: Prompts, batch_size: int) -> list[dict[
     Raises:
       ValueError: an empty choice.
     """
+    for item in prompts.items:
+        if not all(item.choices):
+            raise ValueError(f"a choice is empty: {item.source!r}")
     pairs = [
         (text, f" {choice}")
         for item, text in zip(prompts.items, prompts.texts, strict=True)
@@ -191,8 +193,6 @@ def choice_likelihoods(lm: Any, prompts: Prompts, batch_size: int) -> list[dict[
         ones = [next(tokens) for _ in item.choices]
         sums = [math.fsum(one) for one in ones]
         sizes = [len(choice.encode("utf-8")) for choice in item.choices]
-        if not all(sizes):
-            raise ValueError(f"a choice is empty: {item.source!r}")
         likelihoods.append(
             {
                 "none": sums,

@@ -6,6 +6,7 @@ fewer than 1,000 or of the characters of a plain text. A user's own file is scor
 
 from __future__ import annotations
 
+import collections
 import hashlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ _FEW = 1000  # a file with fewer lines holds out a tenth
 
 
 class Domain(NamedTuple):
-    """Documents of one origin."""
+    """Documents of one origin; `name` is the file's, or its path where several files have that name."""
 
     name: str
     documents: list[str]
@@ -59,8 +60,12 @@ def domains(path: str, text_field: str = "text", limit: int = 0) -> list[Domain]
         documents = [text for text in _limited(documents, limit) if text]
         if not documents:
             raise ValueError(f"--data {part.path} holds no text")
-        found.append(Domain(_name(part.path), documents, source.scan()[0]))
-    return found
+        found.append(Domain(part.path, documents, source.scan()[0]))
+    if len({one.name for one in found}) < len(found):
+        raise ValueError(f"--data {path} names a part twice")
+    short = collections.Counter(_name(one.name) for one in found)
+    unique = {one.name for one in found if short[_name(one.name)] == 1}
+    return [one._replace(name=_name(one.name)) if one.name in unique else one for one in found]
 
 
 def lines(path: str, examples: str = "") -> Lines:

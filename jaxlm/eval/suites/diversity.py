@@ -36,9 +36,9 @@ class Diversity:
     batch_size: int = 8
 
     def __post_init__(self):
-        for name in ("prompt_words", "max_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} {getattr(self, name)} must be at least 1")
+        for name, least in (("prompt_words", 1), ("max_tokens", 1), ("seed", 0), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name} {getattr(self, name)} must be at least {least}")
         if self.limit < 2:
             raise ValueError(f"--limit {self.limit}: at least 2 texts can be compared")
 

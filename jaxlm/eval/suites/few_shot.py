@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxlm.eval import Row, Scores
 from jaxlm.eval.finish import named
+from jaxlm.eval.metric import unknown_ids
 from jaxlm.eval.suites import Found, data
 
 GROUPS = "groups"
@@ -36,17 +37,25 @@ class Prompts(NamedTuple):
     items: Sequence[Item]
     texts: list[str]
     used: list[int]  # examples in each prompt
+    cut: int = 0  # prompts that leave no room for an answer: their beginning may not be read
+    unknown: int = 0  # prompts with characters that the tokenizer does not know
 
     @property
     def signature(self) -> str:
         """How the prompts were made."""
         fewer = sum(number < self.shots for number in self.used)
-        return f"shots={self.shots}" + (f"|fewer shots fit in {fewer} prompts" if fewer else "")
+        counts = {
+            "fewer shots fit in": fewer,
+            "prompt and answer exceed the context in": self.cut,
+            "unknown tokens in": self.unknown,
+        }
+        parts = [f"{name} {count} prompts" for name, count in counts.items() if count]
+        return "|".join([f"shots={self.shots}", *parts])
 
 
 @dataclasses.dataclass(frozen=True)
 class FewShot:
-    """Questions from the held-out lines of bundled data, or every line of a file; examples never from scored lines.
+    """Questions from the held-out lines of bundled data, or every line of a file; a scored question is never an example.
 
     Which examples stand before a question is a function of (seed, number of the question); with more shots, those of
     fewer shots stay. Examples that the context has no room for are left out, the first ones first, and counted in the
@@ -75,7 +84,7 @@ class FewShot:
             raise ValueError(
                 f"--shots {','.join(map(str, self.shots))}: expected different numbers, 0 or more"
             )
-        for name, least in (("limit", 0), ("batch_size", 1)):
+        for name, least in (("limit", 0), ("seed", 0), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} {getattr(self, name)} must be at least {least}")
 
@@ -87,16 +96,13 @@ class FewShot:
         """
         if getattr(lm.model, "direction", "") == "bidirectional":
             raise ValueError(f"{type(lm.model).__name__} reads both ways: it writes no answers")
+        if lm.tokenizer is None:
+            raise ValueError("this model has no tokenizer: it was not trained on text")
         lines = data.lines(self.data, self.examples)
-        pool = lines.examples if max(self.shots) else []
-        if max(self.shots) > len(pool):
-            raise ValueError(
-                f"--shots {max(self.shots)} needs as many solved examples, and there are {len(pool)}: "
-                "name a file of others in --examples (scored lines are never used)"
-            )
-        items, solved = self.items(lines.scored, lines.examples), self.items(pool, lines.examples)
+        items = self.items(lines.scored, lines.examples)
         if not items:
             raise ValueError(f"--data {self.data} holds no line to score")
+        solved = self._solved(lines, items)
         items = items[: self.limit or None]
         parts = []
         for shots in self.shots:
@@ -118,30 +124,46 @@ class FewShot:
         """Tokens that an answer may take."""
         raise NotImplementedError
 
+    def _solved(self, lines: data.Lines, items: list[Item]) -> list[Item]:
+        """What examples are drawn from: of the lines for them, those that ask nothing that is scored."""
+        most = max(self.shots)
+        if not most:
+            return []
+        scored = {item.prompt for item in items}
+        found = self.items(lines.examples, lines.examples) if lines.examples else []
+        found = [one for one in found if one.prompt not in scored]
+        if most > len(found):
+            raise ValueError(
+                f"--shots {most} needs as many solved examples, and there are {len(found)}: "
+                "name a file of others in --examples (scored questions are never used)"
+            )
+        return found
+
     def _prompts(self, lm: Any, items: list[Item], solved: list[Item], shots: int) -> Prompts:
+        def encode(text: str) -> int:
+            return len(lm.tokenizer.encode(text))
+
         if "source" in lm.model.inputs:
             if shots:
                 raise ValueError(
                     f"--shots {shots}: {type(lm.model).__name__} reads a source, not examples: "
                     "only --shots 0 is meaningful"
                 )
-            return Prompts(0, items, [item.source for item in items], [0] * len(items))
-
-        def encode(text: str) -> int:
-            return len(lm.tokenizer.encode(text))
-
-        texts, used = [], []
+            texts = [item.source for item in items]
+            return Prompts(0, items, texts, [0] * len(items), 0, _with_unknown(lm.tokenizer, texts))
+        texts, used, cut = [], [], 0
         for number, item in enumerate(items):
             order = np.random.default_rng([self.seed, number]).permutation(len(solved))
             before = [solved[index] for index in order[:shots]]
             parts = [f"{one.prompt} {one.references[0]}{BETWEEN}" for one in before][::-1]
             room = lm.max_len - self.room(item, encode) - encode(item.prompt) - 1
+            cut += room < 0
             sizes = [encode(part) for part in parts]
             while parts and sum(sizes) > room:
                 parts, sizes = parts[1:], sizes[1:]
             texts.append("".join(parts) + item.prompt)
             used.append(len(parts))
-        return Prompts(shots, items, texts, used)
+        return Prompts(shots, items, texts, used, cut, _with_unknown(lm.tokenizer, texts))
 
     def _named(self, scores: Scores, prompts: Prompts) -> Scores:
         """With the prompts in signatures, names and examples."""
@@ -185,6 +207,12 @@ class FewShot:
                 tables.setdefault(name, []).extend(table)
         rows = [row for part in parts for row in part.rows]
         return Scores(rows, [example for part in parts for example in part.examples], tables)
+
+
+def _with_unknown(tokenizer: Any, texts: Sequence[str]) -> int:
+    """How many texts have characters that the tokenizer does not know."""
+    unknown = unknown_ids(tokenizer)
+    return sum(bool(np.isin(tokenizer.encode(text), unknown).any()) for text in texts)
 
 
 def scores_of_each(row: Row) -> list[float | None]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.eval import Row, Scores
-from jaxlm.eval.metric import make_row
+from jaxlm.eval.metric import make_row, unknown_ids
 from jaxlm.eval.suites import Found, data
 
 BLOCK = 1024
@@ -70,9 +70,12 @@ class LanguageModelling:
         if self.limit:
             how += f"|characters<={self.limit} a domain"
         everything = np.concatenate([one.units for one in scored])
-        rows = _rows("", everything, f"{how}|data={','.join(one.name for one in scored)}")
+        num_unknown = sum(one.num_unknown for one in scored)
+        names = ",".join(one.name for one in scored)
+        rows = _rows("", everything, how + _unknown(num_unknown) + f"|data={names}")
         for one in scored if len(scored) > 1 else ():
-            own = _rows(f"_{one.name}", one.units, f"{how}|data={one.name}")
+            about = f"{how}{_unknown(one.num_unknown)}|data={one.name}"
+            own = _rows(f"_{one.name}", one.units, about)
             rows += [row for row in own if row.name.startswith(("perplexity", "bits_per_byte"))]
         examples = [example for one in scored for example in one.examples]
         scores = Scores(rows, examples, {"domains": [one.line(lm.tokenizer) for one in scored]})
@@ -158,9 +161,9 @@ def start_id(lm: Any) -> int | None:
     return int(begins[0]) if len(begins) else lm.tokenizer.eos_id
 
 
-def unknown_ids(tokenizer: Any) -> list[int]:
-    """What characters that a tokenizer does not know are read as: they are easy to predict and cost no bits."""
-    return [id_ for name, id_ in tokenizer.special_ids().items() if "unk" in name.lower()]
+def _unknown(count: int) -> str:
+    """For a signature: with unknown tokens, fewer bits are counted than the text takes."""
+    return f"|unknown tokens={count}" if count else ""
 
 
 def document_nll(
@@ -193,20 +196,23 @@ def block_sums(text: str, ids: np.ndarray, nll: np.ndarray, token_bytes: np.ndar
     """Sums over blocks of BLOCK bytes of a text: nats, tokens, bytes, characters, float64 [blocks, 4].
 
     A token lies in the block that holds its first byte. Bytes and characters are the text's own, so that blocks are the
-    same for every tokenizer; where its tokens' bytes are not those of the text (<unk>), places are in proportion.
+    same for every tokenizer, but for those of a first token that is not scored; where its tokens' bytes are not those of the
+    text (<unk>), places are in proportion.
     """
     raw = text.encode("utf-8")
     count = max(1, -(-len(raw) // BLOCK))
     sizes = np.asarray(token_bytes, np.float64)[ids]
     places = np.cumsum(sizes) - sizes
     places *= len(raw) / max(1.0, sizes.sum())
-    blocks = np.minimum(places // BLOCK, count - 1).astype(int)[len(ids) - len(nll) :]
+    skipped = len(ids) - len(nll)
+    blocks = np.minimum(places // BLOCK, count - 1).astype(int)[skipped:]
+    first = round(np.append(places, len(raw))[skipped])  # byte that is scored
     starts = np.frombuffer(raw, np.uint8) & 0xC0 != 0x80  # of characters
     sums = np.zeros((count, 4))
     sums[:, 0] = np.bincount(blocks, nll, minlength=count)
     sums[:, 1] = np.bincount(blocks, minlength=count)
     for block in range(count):
-        part = starts[block * BLOCK : (block + 1) * BLOCK]
+        part = starts[max(block * BLOCK, first) : (block + 1) * BLOCK]
         sums[block, 2:] = len(part), part.sum()
     return sums
 
