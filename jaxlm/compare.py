@@ -63,7 +63,7 @@ def _show(names: tuple[str, str], compared: list) -> None:
             f"{one.low:+.3g} to {one.high:+.3g}",
             one.verdict,
         )
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # a folder may be called [/b]
 
 
 if __name__ == "__main__":

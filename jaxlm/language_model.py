@@ -31,9 +31,7 @@ class LanguageModel:
     tokenizer: Tokenizer | None
     config: ConfigDict
     step: int
-    template: bool = (
-        False  # prompts get the special tokens that the tokenizer's file says: trained elsewhere
-    )
+    template: bool = False  # trained elsewhere: prompts get its tokenizer file's special tokens
     sentence: Sentence = Sentence()
     labels: tuple[str, ...] = ()  # of a classifier, in id order
     end_ids: tuple[int, ...] = ()  # tokens that end a text, besides the tokenizer's eos_id
@@ -115,27 +113,26 @@ class LanguageModel:
         tokenizer = self._needed_tokenizer()
         if not hasattr(self.model, "extend"):
             raise ValueError(f"{type(self.model).__name__} reads both ways: it writes no text")
-        if draft is not None and draft._needed_tokenizer().digest != tokenizer.digest:
-            raise ValueError("draft: its tokenizer is not this model's")
+        if draft is not None:
+            self._check_draft(draft)
         made = decode.settings(method, settings, draft is not None)
         starts, sources, max_len = self._prompt_ids(prompts), None, self.max_len
-        begins = not any(isinstance(prompt, str) and prompt for prompt in prompts)
+        begins = [not (isinstance(prompt, str) and prompt) for prompt in prompts]
         if wants_source(self.model):
-            sources, begins = starts, True
+            sources, begins = starts, [True] * len(prompts)
             starts = [[self.model.config.decoder_start_id] for _ in prompts]
             max_len = buckets.up(max_tokens + 1, buckets.MIN_SLOTS)
-        if draft is not None:
+        elif draft is not None:
             max_len = min(max_len, draft.max_len)
         ends = {*self.end_ids, *([] if tokenizer.eos_id is None else [tokenizer.eos_id])}
         prefix = self.config.objective.kind == samples.PREFIX_LM
-        writer = Writer(
-            self.model, self.params, tokenizer, max_len, tuple(sorted(ends)), prefix, begins
-        )
+        writer = Writer(self.model, self.params, tokenizer, max_len, tuple(sorted(ends)), prefix)
         return writer.write(
             made,
             starts,
             max_tokens=max_tokens,
             sources=sources,
+            begins=begins,
             seed=seed,
             stop=stop,
             constraint=constraint,
@@ -143,6 +140,13 @@ class LanguageModel:
             batch_size=batch_size,
             on_text=on_text,
         )
+
+    def _check_draft(self, draft: LanguageModel) -> None:
+        if draft._needed_tokenizer().digest != self._needed_tokenizer().digest:
+            raise ValueError("draft: its tokenizer is not this model's")
+        if wants_source(draft.model) != wants_source(self.model):
+            names = [type(lm.model).__name__ for lm in (draft, self)]
+            raise ValueError(f"draft: {names[0]} and {names[1]} do not read alike")
 
     def chat(self, messages: chat.Messages, **options: Any) -> str:
         """The answer to a conversation, as the model's chat template puts it; options are those of `write`.
@@ -193,7 +197,7 @@ class LanguageModel:
             self.model,
             self.params,
             pairs,
-            max_len=max_len or self.max_len,
+            max_len=self._positions(max_len),
             batch_size=batch_size,
             prefix=self.config.objective.kind == samples.PREFIX_LM,
             on_result=on_result,
@@ -220,12 +224,18 @@ class LanguageModel:
             self.model,
             self.params,
             [self._needed_tokenizer().encode(t) if isinstance(t, str) else t for t in texts],
-            max_len=max_len or self.max_len,
+            max_len=self._positions(max_len),
             prefix_id=self._begin() if prefix_id is None else prefix_id,
             context=context,
             batch_size=batch_size,
             on_result=on_result,
         )
+
+    def _positions(self, max_len: int | None) -> int:
+        """Those to use."""
+        if max_len is not None and not 1 <= max_len <= self.max_len:
+            raise ValueError(f"max_len={max_len} must be in 1..{self.max_len}, the model's own")
+        return self.max_len if max_len is None else max_len
 
     def _pair(self, context: str, continuation: str) -> likelihood.Pair:
         """A pair of texts as tokens."""

@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from jaxlm import api, compare, config, evaluate
-from jaxlm.eval import results
+from jaxlm.eval import Row, results
+from jaxlm.train import evaluation
 
 
 def small_config(text):
@@ -15,15 +16,17 @@ def small_config(text):
     cfg.data = config.section("data", "text", path=str(text), tokenizer="bytes", seq_len=64)
     cfg.step = config.section("step", "gradient", ema_decay=0.9)
     cfg.batch_size, cfg.num_steps, cfg.sample_tokens, cfg.checkpoint_every = 8, 2, 0, 1
+    cfg.micro_batch_size = 8
     return cfg
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run of two steps, and the summary that its training wrote."""
+    """A run of two steps with its own evaluators' result, and the summary that its training wrote."""
     folder = tmp_path_factory.mktemp("evaluate")
     (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 60)
     summary = api.run(small_config(folder / "text.txt"), folder / "run")
+    assert evaluate.main(["--workdir", str(folder / "run")]) == 0
     return folder / "run", summary
 
 
@@ -35,8 +38,8 @@ def run(trained, tmp_path, monkeypatch):
     return tmp_path / "run"
 
 
-def test_a_run_scores_what_its_training_said(run, trained, capsys):
-    assert evaluate.main(["--workdir", str(run)]) == 0
+def test_a_run_scores_what_its_training_said(trained):
+    run = trained[0]
     folder = run / "evaluations" / "run"
     found = results.load(folder)
     for row in found.scores.rows:
@@ -50,15 +53,14 @@ def test_a_run_scores_what_its_training_said(run, trained, capsys):
     assert (found.model["weights"], found.model["step"]) == ("ema", 2)
     assert found.command == ["python", "-m", "jaxlm.evaluate", "--workdir", str(run)]
     assert "quick" in found.scores.examples[0]["input"]
-    out = capsys.readouterr().out
-    assert "val_perplexity" in out and str(folder / "report.html") in out
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
 
 
 def test_a_result_is_verified_and_a_changed_model_is_found(run, capsys):
     asked = ["--suite", "qa", "--limit", "3", "--max_tokens", "4"]
-    assert evaluate.main(["--workdir", str(run)]) == 0
     assert evaluate.main(["--model", str(run), *asked]) == 0
+    out = capsys.readouterr().out
+    assert "exact_match" in out and "evaluations/run-qa/report.html" in out
     folders = str(run / "evaluations" / "run"), "evaluations/run-qa"
     found = results.load(folders[1])
     assert found.suite["options"] == {
@@ -101,12 +103,22 @@ def test_out_option_and_a_suite_of_ones_own(run, tmp_path, monkeypatch):
     assert evaluate.main(["--verify", "here"]) == 0
 
 
+def test_what_two_evaluators_call_alike_is_the_same_score_or_refused():
+    one, same, other = (
+        Row("val_accuracy", value, "fraction", 0.1, "") for value in (0.5, 0.5, 0.6)
+    )
+    assert evaluation._each_once([one, same]) == [one]
+    with pytest.raises(ValueError, match="two of them give a val_accuracy, 0.5 and 0.6"):
+        evaluation._each_once([one, other])
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ([], "name a model: --workdir DIR of a run, or --model PATH"),
         (["--workdir", "a", "--model", "b"], "--workdir and --model: name one"),
         (["--verify", "x", "--limit", "2"], "--verify runs what the file says"),
+        (["--verify", "x", "--best"], "--verify runs what the file says"),
         (["--model", "x", "--sweet", "qa"], "no such option --sweet"),
     ],
 )
@@ -128,6 +140,7 @@ def test_a_wrong_command_line_exits_with_2(line, message, capsys):
         (["--workdir", "{run}", "--suite", "qa", "--option", "limit"], "expected NAME=VALUE"),
         (["--workdir", "nothing"], "nothing is no run's folder"),
         (["--workdir", "{run}", "--option", "splits=test"], "the data has train, val"),
+        (["--workdir", "{run}", "--out", "{run}/config.json"], "config.json is a file"),
         (["--verify", "nothing.json"], "no such result"),
     ],
 )

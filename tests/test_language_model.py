@@ -125,14 +125,20 @@ def writer():
 
 
 def test_texts_do_not_depend_on_batch_size_or_on_the_prompts_beside_them(writer):
-    prompts = ["abc", "a bad cafe", "j", "", "abcdefghij" * 5]
-    texts = writer.generate(prompts, max_tokens=40, seed=4)
-    assert texts == writer.generate(prompts, max_tokens=40, seed=4, batch_size=2)
-    assert [texts[2]] == writer.generate("j", max_tokens=40, seed=6)
-    assert texts != writer.generate(prompts, max_tokens=40, seed=5)
+    prompts = ["abc", "abcdefghij" * 5, "j", ""]
+    texts = writer.generate(prompts, max_tokens=9, seed=4)
+    assert texts == writer.generate(prompts, max_tokens=9, seed=4, batch_size=1)
+    assert texts != writer.generate(prompts, max_tokens=9, seed=5)
     (greedy,) = writer.generate("abc", max_tokens=1, temperature=0.0)
     logits = writer.logits(writer.tokenizer.encode("abc")[None])
     assert greedy == writer.tokenizer.decode([int(np.asarray(logits)[0, -1].argmax())])
+
+
+def test_more_positions_than_were_trained_are_refused(writer):
+    for score, given in ((writer.rolling, ["abc"]), (writer.loglikelihoods, [("a", "b")])):
+        for wrong in (0, 33):
+            with pytest.raises(ValueError, match=rf"max_len={wrong} must be in 1\.\.32"):
+                score(given, max_len=wrong)
 
 
 def test_token_ids_are_prompts_too(writer):
@@ -199,5 +205,7 @@ def test_methods_by_name(writer):
     other = dataclasses.replace(writer, tokenizer=tokenizers.build("bytes"))
     with pytest.raises(ValueError, match="draft: its tokenizer is not this model's"):
         writer.generate("abc", draft=other)
+    with pytest.raises(ValueError, match="draft: T5 and GPT do not read alike"):
+        writer.generate("abc", draft=dataclasses.replace(made("t5", num_layers=1), params={}))
     with pytest.raises(ValueError, match='num_beams is no setting of method="sample"'):
         writer.generate("abc", num_beams=4)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import statistics
@@ -53,8 +54,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def bench(options: argparse.Namespace) -> None:
     """Print a line for the machine and one for each type and batch."""
-    if min(options.batch) < 1 or options.repeats < 1 or options.tokens < 2:
-        raise ValueError("--batch and --repeats must be at least 1, --tokens at least 2")
+    for name, least in (("repeats", 1), ("prompt_tokens", 1), ("tokens", 2)):
+        if getattr(options, name) < least:
+            raise ValueError(f"--{name}={getattr(options, name)} must be at least {least}")
     cores = sorted(os.sched_getaffinity(0))
     if not 0 <= options.threads <= len(cores):
         raise ValueError(f"--threads={options.threads}: there are {len(cores)} cores")
@@ -72,7 +74,7 @@ def bench(options: argparse.Namespace) -> None:
         "model": str(options.model),
         "device": devices.device_name(),
         "threads": len(os.sched_getaffinity(0)),
-        "bandwidth_gb_s": max(_bandwidth() for _ in range(5)) / 1e9,
+        "bandwidth_gb_s": _bandwidth() / 1e9,
         "versions": {"python": sys.version.split()[0], "jax": jax.__version__},
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -204,17 +206,26 @@ class _Clock:
         pass
 
 
-def _bandwidth(num_bytes: int = 2**29) -> float:
-    """Bytes a second that a sum of rows reads, of more than any cache holds."""
+def _bandwidth() -> float:
+    """Bytes a second that a product reads, of a matrix that no cache holds: the best of ten."""
+    matrix, product = _matrix()
+    seconds = []
+    for _ in range(10):
+        begin = time.perf_counter()
+        product(matrix).block_until_ready()
+        seconds.append(time.perf_counter() - begin)
+    return matrix.nbytes / min(seconds)
+
+
+@functools.cache
+def _matrix() -> tuple[Any, Any]:
     import jax
     import jax.numpy as jnp
 
-    rows = jnp.ones((num_bytes // 4096, 1024), jnp.float32)
-    total = jax.jit(lambda rows: rows.sum(1)).lower(rows).compile()
-    total(rows).block_until_ready()
-    begin = time.perf_counter()
-    total(rows).block_until_ready()
-    return num_bytes / (time.perf_counter() - begin)
+    product = jax.jit(lambda matrix: matrix @ jnp.ones(matrix.shape[1]))
+    matrix = jnp.ones((2**15, 2**12), jnp.float32)
+    product(matrix).block_until_ready()
+    return matrix, product
 
 
 def _turned(ids: list[int], start: int, count: int) -> list[int]:
@@ -222,6 +233,8 @@ def _turned(ids: list[int], start: int, count: int) -> list[int]:
 
 
 def _numbers(text: str) -> list[int]:
+    if not all(part.isdigit() and int(part) for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text}: expected numbers above 0, such as 1,8")
     return [int(part) for part in text.split(",")]
 
 

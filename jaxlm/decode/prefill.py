@@ -30,10 +30,10 @@ class Contexts(NamedTuple):
 
 
 def of_request(request: Request, extra: int = 0) -> Contexts:
-    """The prompts, with slots for all that is to be written and for `extra` more positions."""
+    """The prompts, with slots for all that is to be written and for `extra` tokens that may be taken back."""
     contexts = [context(prompt, request.max_len) for prompt in request.prompts]
     longest = max(map(len, contexts)) + request.max_tokens + extra
-    slots = buckets.slots(longest, request.max_len + extra)
+    slots = buckets.slots(longest, request.max_len)
     return fill(contexts, request.inputs, slots, request.max_len)
 
 

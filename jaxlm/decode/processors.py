@@ -15,12 +15,6 @@ import jax.numpy as jnp
 
 from jaxlm.core.types import Array
 
-ORDER = (
-    "repetition_penalty", "presence_penalty", "frequency_penalty",
-    "temperature", "top_k", "top_p", "min_p",
-)  # fmt: skip
-"""In this order, which is transformers'."""
-
 
 @flax.struct.dataclass
 class History:
@@ -51,14 +45,10 @@ def process(logits_BV: Array, values: Mapping[str, Array], history: History) -> 
     Returns:
       Float32 [B, V], -inf for what must not be drawn.
     """
-    if "repetition_penalty" in values:
-        logits_BV = repetition_penalty(logits_BV, history.seen_BV, values["repetition_penalty"])
-    for name in ("presence_penalty", "frequency_penalty"):
+    for name in ORDER:
         if name in values:
-            logits_BV = FUNCTIONS[name](logits_BV, history.counts_BV, values[name])
-    for name in ("temperature", "top_k", "top_p", "min_p"):
-        if name in values:
-            logits_BV = FUNCTIONS[name](logits_BV, values[name])
+            looked_at = [getattr(history, LOOKS_BACK[name])] if name in LOOKS_BACK else []
+            logits_BV = FUNCTIONS[name](logits_BV, *looked_at, values[name])
     return logits_BV
 
 
@@ -144,4 +134,11 @@ FUNCTIONS = {
     "top_k": top_k,
     "top_p": top_p,
     "min_p": min_p,
+}
+ORDER = tuple(FUNCTIONS)
+"""In this order, which is transformers'."""
+LOOKS_BACK = {
+    "repetition_penalty": "seen_BV",
+    "presence_penalty": "counts_BV",
+    "frequency_penalty": "counts_BV",
 }

@@ -109,7 +109,7 @@ class _Loop:
     ):
         self.num_draft, self.values = settings.num_draft, settings.values()
         self.models, self.params, self.request = models, params, request
-        self.contexts = prefill.of_request(request)
+        self.contexts = prefill.of_request(request, extra=settings.num_draft)
         self.rows = Rows(request, self.contexts)
         self.acceptance = acceptance
 

@@ -36,7 +36,6 @@ class Writer:
       max_len: positions that it can hold.
       end_ids: tokens that end a text.
       prefix: it reads prompts in both directions.
-      begins: whether a text begins where writing does, or goes on behind its prompt (stopping.text_of).
     """
 
     model: Any
@@ -45,7 +44,6 @@ class Writer:
     max_len: int
     end_ids: tuple[int, ...] = ()
     prefix: bool = False
-    begins: bool = False
 
     def write(
         self,
@@ -54,6 +52,7 @@ class Writer:
         *,
         max_tokens: int,
         sources: Sequence[Sequence[int]] | None = None,
+        begins: Sequence[bool] | None = None,
         seed: int = 0,
         stop: str | Sequence[str] = (),
         constraint: Mapping[str, Any] | None = None,
@@ -68,6 +67,8 @@ class Writer:
           prompts: token ids, at least one each.
           max_tokens: how many to write after each, at most.
           sources: token ids, one row a prompt, of an encoder-decoder.
+          begins: of each prompt, whether a text begins where writing does, or goes on behind it (stopping.text_of);
+            None: they all go on.
           seed: prompt number n draws by seed + n, whatever stands beside it.
           stop: strings that end a text and don't belong to it.
           constraint: what `decode.constrained.build` takes: choices, a regular expression, a JSON schema.
@@ -80,16 +81,20 @@ class Writer:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
-        build = None
+        begins = [False] * len(prompts) if begins is None else begins
+        builds, stops = {}, {one: StopStrings(self.tokenizer, stop, one) for one in set(begins)}
         if constraint is not None:
-            build = constrained.build(constraint, self.tokenizer, self.end_ids, begins=self.begins)
-        stops = StopStrings(self.tokenizer, stop, self.begins)
+            builds = {
+                one: constrained.build(constraint, self.tokenizer, self.end_ids, begins=one)
+                for one in stops
+            }
         more = {} if draft is None else {"draft": draft}
         texts: list[list[Text]] = [[] for _ in prompts]
         order = sorted(range(len(prompts)), key=lambda n: _length(prompts, sources, n))
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            streams = [TextStream(self.tokenizer, stop, self.begins) for _ in chosen]
+            streams = [TextStream(self.tokenizer, stop, begins[n]) for n in chosen]
+            watches = [stops[begins[n]].watch for n in chosen]
             request = Request(
                 prompts=[prompts[n] for n in chosen],
                 max_tokens=max_tokens,
@@ -98,21 +103,21 @@ class Writer:
                 seeds=[seed + n for n in chosen],
                 inputs={} if sources is None else padded([sources[n] for n in chosen]),
                 prefix=self.prefix,
-                allowed=None if build is None else [build() for _ in chosen],
-                watch=stops.watch if stop else None,
+                allowed=[builds[begins[n]]() for n in chosen] if builds else None,
+                watch=functools.partial(_watch, watches) if stop else None,
                 on_tokens=on_text and functools.partial(_push, streams, chosen, on_text),
             )
             with timing.batch() as counts:
                 found = method.write(self.model, self.params, request, **more)
                 counts.extend(len(one.tokens) for many in found for one in many)
             for n, stream, many in zip(chosen, streams, found, strict=True):
-                texts[n] = [self._text(one, stops) for one in many]
+                texts[n] = [self._text(one, begins[n], stops[begins[n]]) for one in many]
                 if on_text is not None and (rest := stream.finish()):
                     on_text(n, rest)
         return texts
 
-    def _text(self, one: Written, stops: StopStrings) -> Text:
-        text = text_of(self.tokenizer, one.tokens, self.begins)
+    def _text(self, one: Written, begins: bool, stops: StopStrings) -> Text:
+        text = text_of(self.tokenizer, one.tokens, begins)
         return Text(stops.cut(text), one.tokens, one.finish, one.score)
 
 
@@ -130,6 +135,10 @@ def padded(rows: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
 
 def _length(prompts: Sequence[Sequence[int]], sources: Any, number: int) -> int:
     return len(prompts[number]) + (0 if sources is None else len(sources[number]))
+
+
+def _watch(watches: list[Callable[[int, list[int]], bool]], row: int, tokens: list[int]) -> bool:
+    return watches[row](row, tokens)
 
 
 def _push(

@@ -56,7 +56,12 @@ def curve(table: Sequence[Mapping[str, Any]], values: Sequence[str], label: str)
         errors = _intervals(lines, value, label)
         heights = [math.nan if line[value] is None else line[value] for line in lines]
         axes.errorbar(
-            shots, heights, yerr=errors, color=colour, label=_short(value), **(_POINT | {"fmt": "o-"})
+            shots,
+            heights,
+            yerr=errors,
+            color=colour,
+            label=_short(value),
+            **(_POINT | {"fmt": "o-"}),
         )
     axes.set_xticks(shots)
     axes.set_xlabel("solved examples in the prompt")

@@ -53,7 +53,7 @@ def show(result: results.Result) -> None:
     for row in result.scores.rows:
         value, error = parts(row.value, row.stderr)
         table.add_row(row.name, value, error, f"{row.unit} {'↑' if row.higher_is_better else '↓'}")
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # a folder may be called [/b]
     for signature in dict.fromkeys(row.signature for row in result.scores.rows):
         print(f"  {signature}")
 

@@ -102,9 +102,9 @@ def check_writable(folder: Any) -> None:
     Raises:
       ValueError: it is a file, or in a folder that can't be written.
     """
-    folder = Path(os.path.abspath(folder))
     if "://" in str(folder):
         return
+    folder = Path(os.path.abspath(folder))
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         why = "may not be written to" if there.is_dir() else "is a file"

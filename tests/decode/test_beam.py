@@ -128,6 +128,18 @@ def test_a_search_without_cache_finds_the_same(settings):
     assert "end" in {text.finish for texts in found for text in texts}
 
 
+def test_three_ways_of_stopping_find_three_lists():
+    """By a table for which it matters whether a search goes on."""
+    table, lists = (Markov(), random_table(11, 24)), set()
+    for early_stopping in (True, False, "never"):
+        settings = Beam(num_return=4, early_stopping=early_stopping)
+        found = settings.write(*table, Request(PROMPTS, 9, 32, END))
+        for prompt, texts in zip(PROMPTS, found, strict=True):
+            assert_found(texts, slow_beam(*table, prompt, settings, 9, END))
+        lists.add(str([[text.tokens for text in texts] for texts in found]))
+    assert len(lists) == 3
+
+
 def test_of_a_transformer_too_in_a_ragged_batch():
     setup, settings = transformer(), Beam(num_beams=4, num_return=4)
     found = settings.write(*setup, Request(PROMPTS, 9, 32, END))

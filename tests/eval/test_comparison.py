@@ -31,6 +31,21 @@ def test_a_fixed_shift_of_every_example_is_certain_and_its_interval_a_point():
     assert one.low == pytest.approx(1) and one.high == pytest.approx(1) and one.better == "first"
 
 
+def test_of_one_example_nothing_is_said():
+    (one,), _ = comparison.compare(made([2.0], "first"), made([1.0], "second"))
+    assert one.difference == 1.0 and one.verdict == "one example: nothing can be said of others"
+
+
+def test_predictions_that_share_an_id_are_told_apart():
+    old, new = made(), made()
+    for one in (old, new):
+        one.scores.examples[0]["id"] = one.scores.examples[1]["id"]
+        one.scores.examples[0]["prediction"] = "by another evaluator"
+    assert comparison.differences(old, new) == ([], [])
+    new.scores.examples[1]["prediction"] = "otherwise"
+    assert comparison.differences(old, new) == ([], ["1 of 4 predictions differ"])
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

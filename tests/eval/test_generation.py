@@ -145,6 +145,7 @@ def test_references_as_streams():
     assert streams(["a", ["b", "c"], ["d"]]) == [["a", "b", "d"], [None, "c", None]]
 
 
+@pytest.mark.slow
 def test_a_model_writes_its_likeliest_tokens(task, key):
     """Against the argmax of whole forward passes, one row at a time."""
     model = T5(T5Config(vocab_size=257, num_layers=1, d_model=16, num_heads=2, d_ff=16))

@@ -117,6 +117,11 @@ def test_plots_take_the_colours_of_the_page():
     assert "solved examples in the prompt" in svg
 
 
+def test_names_in_plots_are_text_and_no_formula():
+    svg = figures.bars([{"domain": r"a$x_$ <b> $\oops$", "bits": 1.0}], "domain", "bits", "bits")
+    assert r"a$x_$ &lt;b&gt; $\oops$" in svg
+
+
 def test_the_interval_of_a_fraction_ends_at_0_and_1():
     assert figures._interval(0.04, 0.04, "fraction") == [[0.04], [pytest.approx(0.0784)]]
     assert figures._interval(0.04, 0.04, "nats") == [[pytest.approx(0.0784)]] * 2
@@ -156,7 +161,20 @@ def test_best_worst_and_random_examples_are_different_ones():
     assert list(report.chosen_examples(examples[:1])) == ["Random"]
 
 
+def test_examples_of_several_evaluators_are_not_ranked_together():
+    examples = [
+        {"id": f"{by}{n}", "score": scale * n, "evaluator": by}
+        for by, scale in (("chrf", 100.0), ("loss", -1.0))
+        for n in range(2)
+    ]
+    chosen = report.chosen_examples(examples)
+    assert {kind: some[0]["id"] for kind, some in chosen.items()} == {
+        "Best by chrf": "chrf1", "Worst by chrf": "chrf0", "Best by loss": "loss0", "Worst by loss": "loss1",
+    }  # fmt: skip
+
+
 def test_the_table_of_the_terminal_names_every_score(capsys):
-    report.show(made())
+    report.show(made(name="[/b] :eyes:"))
     shown = capsys.readouterr().out
+    assert "choice · [/b] :eyes:" in shown
     assert "accuracy" in shown and "0.75" in shown and "shots=0|tok=x" in shown

@@ -51,6 +51,15 @@ def made(values=(1.0, 0.0, 1.0, 1.0), name="model", **fields) -> results.Result:
     )
 
 
+def test_a_folder_that_can_not_be_written_is_found_before(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="--out .*file/new can't be written: .*/file is a file"):
+        results.check_writable(tmp_path / "file" / "new")
+    results.check_writable(tmp_path / "new" / "newer")
+    results.check_writable("gs://somewhere/else")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_result_comes_back_whole(tmp_path):
     path = results.save(made(), tmp_path / "new" / "folder", "<html>")
     assert sorted(file.name for file in path.parent.iterdir()) == [

@@ -7,6 +7,7 @@ import pytest
 import suite_models
 from suite_models import Told
 
+from jaxlm.data import tokenizers
 from jaxlm.eval.suites import SUITES, data, kind, make, option_names, options_of
 
 
@@ -80,6 +81,18 @@ def test_examples_that_do_not_fit_are_left_out_from_the_front_and_counted():
         assert len(prompt) + 20 <= 200 - 1
         assert 0 < example["shots"] == len(questions(prompt)) - 1 < 8
     assert "shots=8|fewer shots fit in 3 prompts" in found.scores.rows[0].signature
+
+
+def test_what_the_context_or_the_tokenizer_lacks_is_in_the_signature(tmp_path):
+    asked = [{"question": "x" * size, "answer": "4"} for size in (10, 12, 30)]
+    scored = write(tmp_path / "a.jsonl", asked)
+    lm = Told(max_len=40)  # Question: , the question, a line break, Answer: and what follows
+    found = make("qa", {"data": scored, "max_tokens": "10"}).run(lm)
+    said = found.scores.rows[0].signature
+    assert "|shots=0|prompt and answer exceed the context in 2 prompts|seed" in said
+    lm.tokenizer = tokenizers.build("chars", ["Question: x\nAw"])  # no r
+    found = make("qa", {"data": scored, "limit": 1, "max_tokens": "10"}).run(lm)
+    assert "|shots=0|unknown tokens in 1 prompts|seed" in found.scores.rows[0].signature
 
 
 def test_a_curve_has_a_row_and_a_line_for_each_number_of_shots():
@@ -172,6 +185,14 @@ def test_labels_are_the_commonest_of_training_and_others_are_left_out(tmp_path):
     assert [line["class"] for line in found.scores.tables["classes"]] == ["b", "c"]
 
 
+def test_labels_of_a_users_file_alone_are_its_own_and_a_hopeless_one_has_a_finite_loss(tmp_path):
+    lines = [{"text": "one", "label": "a"}, {"text": "two", "label": "b"}]
+    options = {"data": write(tmp_path / "a.jsonl", lines), "text_field": "text"}
+    lm = Told(likelihood={" a": -1.0, " b": -2001.0}.__getitem__)
+    found = make("classification", options | {"label_field": "label"}).run(lm)
+    assert rows(found)["accuracy"] == 0.5 and rows(found)["loss"] == pytest.approx(1000)
+
+
 def test_an_encoder_decoder_reads_the_source_alone():
     lm = Told(lambda source: source.upper())
     lm.model = suite_models.FakeModel("encoder_decoder", ("source", "tokens"))
@@ -227,7 +248,9 @@ def test_free_texts_of_one_word_have_no_variety():
         ("qa", {"shot": "1"}, r'no option shot \(did you mean "shots"\?\)'),
         ("qa", {"shots": "a"}, "--shots .*: expected whole numbers joined by ,"),
         ("qa", {"shots": "1,1"}, "expected different numbers"),
-        ("qa", {"shots": "700"}, "--shots 700 needs as many solved examples, and there are 603"),
+        ("qa", {"shots": "700"}, "--shots 700 needs as many solved examples, and there are 597"),
+        ("qa", {"seed": "-1"}, "--seed -1 must be at least 0"),
+        ("diversity", {"seed": "-1"}, "--seed -1 must be at least 0"),
         ("qa", {"limit": "1.5"}, "--limit 1.5: expected a whole number"),
         ("qa", {"temperature": "-1"}, "--temperature -1.0 must be 0"),
         ("qa", {"data": "nothing.jsonl"}, "no such file"),
@@ -246,6 +269,25 @@ def test_scored_lines_of_a_users_file_are_never_examples(tmp_path):
     scored = write(tmp_path / "a.jsonl", [{"question": str(n), "answer": "4"} for n in range(9)])
     with pytest.raises(ValueError, match="name a file of others in --examples"):
         make("qa", {"data": scored, "shots": "1"}).run(Told())
+
+
+def test_a_scored_question_that_is_among_the_examples_too_is_left_out(tmp_path):
+    both = [{"question": "1+1?", "answer": "2"}, {"question": "2+2?", "answer": "4"}]
+    scored = write(tmp_path / "a.jsonl", both[:1])
+    others = write(tmp_path / "b.jsonl", both)
+    for seed in range(4):
+        lm = Told()
+        make("qa", {"data": scored, "examples": others, "shots": "1", "seed": seed}).run(lm)
+        assert [questions(prompt) for prompt in lm.prompts] == [["2+2?", "1+1?"]]
+    with pytest.raises(ValueError, match="there are 1: .*scored questions are never used"):
+        make("qa", {"data": scored, "examples": others, "shots": "2"}).run(Told())
+
+
+def test_a_model_without_a_tokenizer_is_asked_nothing():
+    lm = Told()
+    lm.tokenizer = None
+    with pytest.raises(ValueError, match="this model has no tokenizer"):
+        make("choice", {}).run(lm)
 
 
 def test_every_suite_is_there_and_its_options_are_json():

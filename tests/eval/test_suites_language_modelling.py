@@ -109,7 +109,8 @@ def test_blocks_are_those_of_the_text_whatever_the_tokens(monkeypatch):
     sums = lm_suite.block_sums(text, np.arange(4), np.array([1.0, 2.0, 4.0, 8.0]), words)
     assert sums.tolist() == [[3.0, 2, 4, 4], [4.0, 1, 4, 2], [8.0, 1, 2, 1]]
     first_not_scored = lm_suite.block_sums(text, np.arange(4), np.array([2.0, 4.0, 8.0]), words)
-    assert first_not_scored[:, 0].tolist() == [2.0, 4.0, 8.0]
+    # "ab" is only read: of the first block, its bytes count as little as its nats
+    assert first_not_scored.tolist() == [[2.0, 1, 2, 2], [4.0, 1, 4, 2], [8.0, 1, 2, 1]]
 
 
 def test_without_a_token_that_begins_a_text_its_first_token_is_only_read(files):
@@ -126,8 +127,22 @@ def test_unknown_characters_are_counted(tmp_path):
     lm.tokenizer = tokenizers.build("chars", ["ab"])
     path = tmp_path / "a.txt"
     path.write_text("abxaby")
-    (line,) = make("language_modelling", {"data": str(path)}).run(lm).scores.tables["domains"]
+    scores = make("language_modelling", {"data": str(path)}).run(lm).scores
+    assert "|unknown tokens=2|" in scores.rows[0].signature
+    (line,) = scores.tables["domains"]
     assert line["unknown_tokens"] == pytest.approx(2 / 6) and line["bytes"] == 6
+
+
+def test_files_of_one_name_are_domains_of_their_own(tmp_path):
+    paths = [tmp_path / folder / "a.txt" for folder in "bc"]
+    for number, path in enumerate(paths):
+        path.parent.mkdir()
+        path.write_text("x" * (number + 5))
+    named = ",".join(map(str, paths))
+    found = make("language_modelling", {"data": named, "context": 8}).run(suite_models.Told())
+    assert list(found.data) == named.split(",") and len(set(rows(found))) == len(found.scores.rows)
+    with pytest.raises(ValueError, match="names a part twice"):
+        make("language_modelling", {"data": f"{named},{paths[0]}"}).run(suite_models.Told())
 
 
 @pytest.mark.parametrize(

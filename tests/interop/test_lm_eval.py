@@ -145,6 +145,9 @@ def test_writing_stops_where_the_task_says(model):
     how = {"until": [stop], "max_gen_toks": 12, "do_sample": False}
     found = model.generate_until(requests("generate_until", *[(p, how) for p in prompts]))
     assert found == [text.split(stop)[0] for text in whole] and len(found[0]) <= 4
+    free, long = how | {"until": []}, "q" * 60 + "a longer one" * 10
+    both = model.generate_until(requests("generate_until", (long, free), (long[-116:], free)))
+    assert both[0] == both[1] != ""  # room for 12 of 128, cut from the left
 
 
 def test_draws_depend_on_a_requests_number_only(run, model):

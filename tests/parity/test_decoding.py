@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
+pytestmark = pytest.mark.slow
 
 import functools  # noqa: E402
 
@@ -121,7 +122,7 @@ def assert_same(ours, theirs):
             assert score is None or one.score == pytest.approx(score, rel=1e-4, abs=1e-4)
 
 
-MODELS = ["gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "t5"))]
+MODELS = ["gpt2", "llama", "t5"]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -132,7 +133,7 @@ def test_greedy(pairs, name):
     assert {finish for texts in expected for _, finish, _ in texts} == {"end", "length"}
 
 
-@pytest.mark.parametrize("num_beams", [2, pytest.param(3, marks=pytest.mark.slow), 5])
+@pytest.mark.parametrize("num_beams", [2, 3, 5])
 @pytest.mark.parametrize("name", MODELS)
 def test_beams(pairs, name, num_beams):
     """Every length penalty with every way of stopping."""
@@ -175,8 +176,7 @@ TEXTS = [
 ]
 
 
-@pytest.mark.slow
-def test_smollm2_writes_the_same_40_tokens_after_20_prompts():
+def test_smollm2_writes_the_same_32_tokens_after_20_prompts():
     """Published weights, all prompts in one batch here and one by one there.
 
     Where they part, the place and the distance of their two highest logits are printed: rounding in thirty layers
@@ -186,13 +186,13 @@ def test_smollm2_writes_the_same_40_tokens_after_20_prompts():
     lm = jaxlm.load(path)
     ends = (lm.tokenizer.eos_id,)
     prompts = [lm.tokenizer.encode(text).tolist() for text in TEXTS]
-    request = Request(prompts, 40, 128, ends)
+    request = Request(prompts, 32, 128, ends)
     found = Sampling(temperature=0.0).write(lm.model, lm.params, request)
     theirs, same = their_model(path), 0
     for prompt, (one,) in zip(prompts, found, strict=True):
         ids = torch.tensor([prompt])
         out = theirs.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False,
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=32, do_sample=False,
             eos_token_id=list(ends), pad_token_id=0, output_logits=True, return_dict_in_generate=True,
         )  # fmt: skip
         expected = out.sequences[0, len(prompt) :].tolist()
@@ -205,4 +205,4 @@ def test_smollm2_writes_the_same_40_tokens_after_20_prompts():
         print(f"{TEXTS[prompts.index(prompt)]!r}: token {place}, gap {best[0] - best[1]:.1e}")
     print(f"{same} of {len(TEXTS)} the same")
     assert same == len(TEXTS)
-    assert sum(len(one.tokens) == 40 for (one,) in found) >= 18
+    assert sum(len(one.tokens) == 32 for (one,) in found) >= 18
