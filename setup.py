@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).resolve().parent
 CONSTRAIN = ["llguidance>=1.9"]
 EVAL = [
-    "lm_eval>=0.4.11",
+    "lm_eval>=0.4.13",
     "nltk>=3.9",
     "rouge_score>=0.1.2",
     "sacrebleu>=2.5",

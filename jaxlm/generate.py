@@ -83,6 +83,8 @@ def _parser() -> cli.Parser:
 def _generate(options: argparse.Namespace) -> None:
     given = vars(options)
     prompts = list(_prompts(options))
+    if not prompts:
+        raise ValueError("no prompt: the file or standard input is empty")
     asked = {name: given[name] for name in (*ASKED, *SETTINGS) if name in given}
     for name, (kind, _) in SETTINGS.items():
         if name in asked and isinstance(kind, dict):
@@ -120,14 +122,14 @@ def _prompts(options: argparse.Namespace) -> Iterator[str]:
     elif not options.prompt:
         if sys.stdin is None or sys.stdin.isatty():
             raise ValueError("no prompt: give --prompt TEXT, --prompts_file FILE or pipe them in")
-        lines = list(_lines(sys.stdin))
-        if not lines:
-            raise ValueError("no prompt: standard input is empty")
-        yield from lines
+        yield from _lines(sys.stdin)
 
 
 def _lines(file: TextIO) -> Iterator[str]:
-    return (line.removesuffix("\n") for line in file)
+    try:
+        yield from (line.removesuffix("\n") for line in file)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{getattr(file, 'name', 'prompts')} is not UTF-8: {error}") from error
 
 
 def _prompt_of(line: str, where: str) -> str:

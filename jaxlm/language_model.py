@@ -113,8 +113,10 @@ class LanguageModel:
         tokenizer = self._needed_tokenizer()
         if not hasattr(self.model, "extend"):
             raise ValueError(f"{type(self.model).__name__} reads both ways: it writes no text")
-        if draft is not None:
-            self._check_draft(draft)
+        if draft is not None and draft._needed_tokenizer().digest != tokenizer.digest:
+            raise ValueError("draft: its tokenizer is not this model's")
+        if draft is not None and wants_source(draft.model) != wants_source(self.model):
+            raise ValueError("draft: of both models one takes a source, the other one none")
         made = decode.settings(method, settings, draft is not None)
         starts, sources, max_len = self._prompt_ids(prompts), None, self.max_len
         begins = [not (isinstance(prompt, str) and prompt) for prompt in prompts]
@@ -140,13 +142,6 @@ class LanguageModel:
             batch_size=batch_size,
             on_text=on_text,
         )
-
-    def _check_draft(self, draft: LanguageModel) -> None:
-        if draft._needed_tokenizer().digest != self._needed_tokenizer().digest:
-            raise ValueError("draft: its tokenizer is not this model's")
-        if wants_source(draft.model) != wants_source(self.model):
-            names = [type(lm.model).__name__ for lm in (draft, self)]
-            raise ValueError(f"draft: {names[0]} and {names[1]} do not read alike")
 
     def chat(self, messages: chat.Messages, **options: Any) -> str:
         """The answer to a conversation, as the model's chat template puts it; options are those of `write`.

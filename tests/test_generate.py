@@ -147,12 +147,16 @@ def test_every_setting_of_every_method_is_an_option():
         (["--prompts_file", "no.txt"], "No such file"),
         (["--prompts_file", "bad.jsonl"], 'bad.jsonl:2 has no text under "prompt"'),
         (["--prompts_file", "worse.jsonl"], "worse.jsonl:1 is no JSON"),
+        (["--prompts_file", "empty.txt"], "no prompt: the file or standard input is empty"),
+        (["--prompts_file", "latin.txt"], "latin.txt is not UTF-8"),
     ],
 )
 def test_a_mistake_is_one_line(lm, capsys, monkeypatch, tmp_path, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}\n{"text": "b"}\n')
     (tmp_path / "worse.jsonl").write_text("prompt")
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "latin.txt").write_bytes("abc\né".encode("latin-1"))
     code, rows, err = run(capsys, *arguments)
     assert (code, rows, len(err)) == (2, [], 1) and message in err[0]
     assert lm.asked == []

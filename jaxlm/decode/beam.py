@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -58,6 +59,9 @@ class Beam:
         for name in ("num_beams", "num_return", "num_groups"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("length_penalty", "diversity_penalty"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)} must be finite")
         if self.num_return > self.num_beams:
             raise ValueError(
                 f"num_return={self.num_return} must be at most num_beams={self.num_beams}"
@@ -97,7 +101,8 @@ class Beam:
         contexts = prefill.of_request(request)
         logits_BV, cache = prefill.prefill(model, params, contexts, request.prefix)
         width, room = self.num_beams // self.num_groups, buckets.up(request.max_tokens, 16)
-        groups = (beam_groups.empty_group(len(logits_BV), width, room),) * self.num_groups
+        real_B = np.arange(len(logits_BV)) < len(request.prompts)
+        groups = (beam_groups.empty_group(real_B, width, room),) * self.num_groups
         if request.watch is None:
             groups = _search(model, params, cache, logits_BV, groups, rules)
         else:

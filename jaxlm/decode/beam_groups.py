@@ -52,12 +52,13 @@ Ends = Callable[[Candidates, Array], Array]
 """Which candidates are finished texts, bool [B, C], given how many tokens they have."""
 
 
-def empty_group(batch: int, width: int, room: int) -> Group:
-    """Before the first step all beams of a row are equal, so only the first counts."""
+def empty_group(real_B: Array, width: int, room: int) -> Group:
+    """Before the first step all beams of a row are equal, so only the first counts; nothing is searched in filling."""
+    batch = len(real_B)
     tokens = jnp.zeros((batch, width, room), jnp.int32)
     dead = jnp.full((batch, width), DEAD)
     none = jnp.zeros((batch, width), jnp.int32)
-    return Group(tokens, dead.at[:, 0].set(0.0), tokens, dead, none, jnp.ones(batch, bool))
+    return Group(tokens, dead.at[:, 0].set(0.0), tokens, dead, none, jnp.asarray(real_B))
 
 
 def step(

@@ -1,11 +1,13 @@
 """Shapes that programs are compiled for: lengths and rows rounded up to powers of two, so that there are few.
 
-A process that writes with one model and one method compiles, for contexts of up to `max_len` and up to B rows, at most
+A process that writes with one model and one method compiles, for contexts of up to `max_len` (64 or more, rounded up to a
+power of two as B is) and up to B rows, at most
 
     (1 + log2 B) * (1 + log2(max_len / 16)) * (1 + log2(max_len / 64))
 
-programs that read a prompt and (1 + log2 B) * (1 + log2(max_len / 64)) that write on: values of settings, numbers of tokens and
-what the rows hold are arguments of a program, not part of it.
+programs that read a prompt, (1 + log2 B) * (1 + log2(max_len / 64)) that write on, and small ones for each number of rows.
+Numbers of tokens, what the rows hold and the values of most settings are arguments of a program. Part of it are which
+settings of sampling are on, num_beams, num_groups, num_draft, and top_k of contrastive search.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def build(
       tokenizer: any.
       end_ids: allowed wherever the text may end.
       begins: whether the text begins here (`stopping.text_of`).
-      size: length of the masks; the tokenizer's number of ids if None.
+      size: length of the masks; None: the tokenizer's number of ids, or what an end token beyond them needs.
 
     Raises:
       ValueError: malformed, more than the library can do, or nothing that the tokenizer can write satisfies it. A constraint's
@@ -55,7 +55,7 @@ def build(
     if kind not in KINDS:
         near = registry.nearest(str(kind), KINDS)
         raise ValueError(f'constraint "{kind}" is not known{near}; accepted: {", ".join(KINDS)}')
-    size = tokenizer.vocab_size if size is None else size
+    size = max([tokenizer.vocab_size - 1, *end_ids]) + 1 if size is None else size
     shared = (tuple(end_ids), size)
     if kind == "choices":
         return functools.partial(Choices, _choices(value, tokenizer, begins), *shared)

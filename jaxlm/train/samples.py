@@ -48,8 +48,9 @@ class Sampler:
 
     def _continuation(self, params: PyTree, done: int) -> str:
         prompt = self.cfg.sample_prompt or "\n"
+        begin = [*self.end_ids, 0][:1]  # of a vocabulary that has no line break
         request = Request(
-            prompts=[self.tokenizer.encode(prompt).tolist()],
+            prompts=[self.tokenizer.encode(prompt).tolist() or begin],
             max_tokens=self.cfg.sample_tokens,
             max_len=context_length(self.cfg),
             end_ids=self.end_ids,

@@ -233,6 +233,19 @@ def test_all_rows_may_end_at_once():
             assert [texts[0][:2] for texts in found] == [([], "end")] * 3
 
 
+def test_nothing_is_searched_in_filling_rows(monkeypatch):
+    """Three prompts in four rows: all end at once behind 1, and the filling's 0 would go on for ever."""
+    steps = []
+    advance = beam._advance_once
+    monkeypatch.setattr(beam, "_advance_once", lambda *now: steps.append(1) or advance(*now))
+    weights = np.full((11, 11), 1e-9)
+    weights[1, 2] = weights[0, 0] = 1.0
+    request = Request([[1]] * 3, 20, 32, (2,), watch=lambda row, tokens: False)
+    texts = Beam(num_beams=1, early_stopping=True).write(Markov(), first_order(weights), request)
+    assert [(best.tokens, best.finish) for (best,) in texts] == [([], "end")] * 3
+    assert steps == []
+
+
 def test_the_watcher_ends_texts_and_the_best_is_handed_on():
     """Without cache: the watcher as a rule of ending beside the end tokens."""
     heard = {}
@@ -299,6 +312,8 @@ def test_settings_do_not_compile_anew():
         ({"num_groups": 3, "diversity_penalty": 1.0}, "multiple of num_groups=3"),
         ({"num_groups": 2}, "diversity_penalty=0.0"),
         ({"diversity_penalty": 1.0}, "num_groups=1"),
+        ({"diversity_penalty": float("nan")}, "diversity_penalty=nan must be finite"),
+        ({"length_penalty": float("nan")}, "length_penalty=nan must be finite"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):

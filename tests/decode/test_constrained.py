@@ -90,6 +90,7 @@ def test_rows_do_not_share_what_they_wrote():
 
 
 def test_masks_are_as_long_as_the_logits_and_any_end_token_counts():
+    assert len(constrained.build({"choices": ["a"]}, Tiny(), [9, 12])().mask()) == 13
     make = constrained.build({"regex": "a*"}, Tiny(), [9, 12], size=16)
     mask = make().mask()
     assert mask.shape == (16,) and np.flatnonzero(mask).tolist() == [0, 3, 9, 12]

@@ -112,14 +112,14 @@ def test_transformers_write_the_same_greedily_beyond_a_full_context(window):
 
 
 def test_drafts_beyond_the_last_token_have_a_place_of_their_own():
-    """60 + 4 tokens are just a bucket of slots: 8 drafted ones must not overwrite the first of the prompt."""
+    """62 + 2 tokens are just a bucket of slots: 3 drafted ones must not overwrite the first of the prompt."""
     config = dataclasses.replace(CONFIG, max_len=128)
     model = GPT(config)
     init = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
     params = nn.unbox(init)["params"]
-    prompts = np.random.default_rng(0).integers(0, 11, (4, 60)).tolist()
-    request = Request(prompts, 4, 128)
-    found = Speculative(temperature=0.0, num_draft=8).write(
+    prompts = np.random.default_rng(0).integers(0, 11, (2, 62)).tolist()
+    request = Request(prompts, 2, 128)
+    found = Speculative(temperature=0.0, num_draft=3).write(
         model, params, request, draft=(model, params)
     )
     same(found, Sampling(temperature=0.0).write(model, params, request))

@@ -107,6 +107,31 @@ def test_data_without_targets_have_no_answers_to_show():
     assert sample(Next(), OneBatch(tokens=[[1, 2, 3], [4, 5, 6]])) == ""
 
 
+class Blank(Letters):
+    """Has no token for a line break."""
+
+    def encode(self, text):
+        return np.array([], np.int32)
+
+
+class WritesOn(Next):
+    def init_cache(self, params, batch_size, max_len):
+        return jnp.zeros(batch_size)
+
+    def extend(self, params, cache, tokens_BT, lengths_B):
+        output = letters(tokens_BT + 1)
+        return output.replace(hidden=99 * output.hidden), cache
+
+
+def test_a_sample_without_prompt_begins_where_a_text_does():
+    cfg = config.base()
+    cfg.sample_tokens, cfg.data.seq_len = 3, 16
+    task = SimpleNamespace(info=TaskInfo(9, {}, Blank()))
+    mesh = parallel.make_mesh(parallel.Config(data=8))
+    parts = SimpleNamespace(model=WritesOn(), task=task, mesh=mesh)
+    assert Sampler(cfg, parts)({}, 10) == "\nabc"
+
+
 def test_a_sample_looks_back_as_far_as_data_or_model_say():
     cfg = config.base()
     cfg.model.max_len, cfg.data.seq_len = 64, 32
