@@ -58,18 +58,11 @@ class LanguageModel:
         if wants_source(self.model) != (source is not None):
             takes = "needs a source" if source is None else "takes no source"
             raise ValueError(f"source: {type(self.model).__name__} {takes}")
-        checked = {}
-        for name, ids in given.items():
-            ids, limit = np.asarray(ids), self.max_len
-            if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
-                shape = "[B, S]" if name == "source" else "[B, T]"
-                raise ValueError(f"{name} must be integers {shape}, not {ids.dtype} {ids.shape}")
-            if not 1 <= ids.shape[1] <= limit:
-                raise ValueError(f"{name} has {ids.shape[1]} positions; accepted are 1 to {limit}")
-            if ids.min() < 0 or ids.max() >= self.config.model.vocab_size:
-                raise ValueError(f"{name}: ids must be in 0..{self.config.model.vocab_size - 1}")
-            checked[name.removesuffix("_BT")] = ids.astype(np.int32)
-        return checked
+        size = self.config.model.vocab_size
+        return {
+            name.removesuffix("_BT"): prompts_of.id_rows(ids, name, size, self.max_len)
+            for name, ids in given.items()
+        }
 
     def generate(self, prompts: str | Sequence[Any], **options: Any) -> list[str]:
         """The best continuation of each prompt, without the prompt; options and errors are those of `write`."""
@@ -230,7 +223,7 @@ class LanguageModel:
         """Those to use."""
         if max_len is not None and not 1 <= max_len <= self.max_len:
             raise ValueError(f"max_len={max_len} must be in 1..{self.max_len}, the model's own")
-        return self.max_len if max_len is None else max_len
+        return max_len or self.max_len
 
     def _pair(self, context: str, continuation: str) -> likelihood.Pair:
         """A pair of texts as tokens."""
@@ -242,13 +235,16 @@ class LanguageModel:
             return [*encode(context), *([] if eos_id is None else [eos_id])], encode(continuation)
         return likelihood.encode_pair(lambda text: self._encoded([text])[0], context, continuation)
 
+    @property
+    def begin_id(self) -> int | None:
+        """The token that stands before a text: the template's, else the one between documents; None: there is none."""
+        begins = self._encoded([""])[0]
+        return int(begins[0]) if len(begins) else self._needed_tokenizer().eos_id
+
     def _begin(self) -> int:
-        """The token that stands before a text: the template's, else the one between documents."""
-        eos_id = self._needed_tokenizer().eos_id
-        begin = [*self._encoded([""])[0][:1], *([] if eos_id is None else [eos_id])]
-        if not begin:
+        if self.begin_id is None:
             raise ValueError("no token begins a text: give a context")
-        return begin[0]
+        return self.begin_id
 
     def embed(self, texts: str | Sequence[str]) -> np.ndarray:
         """One vector for each text, float32 [N, D], by a sentence encoder's pooling and normalisation.
@@ -295,13 +291,9 @@ def bare(model: Any) -> Any:
     return type(model)(dataclasses.replace(model.config, head="none", pooler=False))
 
 
-_logits = jax.jit(
-    lambda model, params, inputs: model.apply({"params": params}, **inputs).logits(),
-    static_argnums=0,
-)
-_hidden = jax.jit(
-    lambda model, params, inputs: model.apply({"params": params}, **inputs).hidden.astype(
-        "float32"
-    ),
-    static_argnums=0,
-)
+def _output(model: Any, params: PyTree, inputs: Mapping[str, Array]) -> Any:
+    return model.apply({"params": params}, **inputs)
+
+
+_logits = jax.jit(lambda *given: _output(*given).logits(), static_argnums=0)
+_hidden = jax.jit(lambda *given: _output(*given).hidden.astype("float32"), static_argnums=0)

@@ -68,6 +68,28 @@ def token_ids(
     return found
 
 
+def id_rows(ids: Any, name: str, vocab_size: int, limit: int) -> np.ndarray:
+    """Token ids that a model reads, int32 [B, T].
+
+    Args:
+      ids: what was given.
+      name: what messages call it.
+      limit: positions that the model holds.
+
+    Raises:
+      ValueError: not two-dimensional, ids outside the vocabulary, or too many positions.
+    """
+    ids = np.asarray(ids)
+    if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
+        shape = "[B, S]" if name == "source" else "[B, T]"
+        raise ValueError(f"{name} must be integers {shape}, not {ids.dtype} {ids.shape}")
+    if not 1 <= ids.shape[1] <= limit:
+        raise ValueError(f"{name} has {ids.shape[1]} positions; accepted are 1 to {limit}")
+    if ids.min() < 0 or ids.max() >= vocab_size:
+        raise ValueError(f"{name}: ids must be in 0..{vocab_size - 1}")
+    return ids.astype(np.int32)
+
+
 def _without_end(encoding: Any) -> int:
     """How many ids come before the special tokens that end a text."""
     added = encoding.special_tokens_mask

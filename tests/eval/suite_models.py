@@ -65,5 +65,6 @@ class Told:
     def rolling(self, texts, **_):
         return [Likelihood(-1.0 * len(text), False, [-1.0] * len(text)) for text in texts]
 
-    def _encoded(self, texts):
-        return [self.tokenizer.encode(text) for text in texts]
+    @property
+    def begin_id(self):
+        return self.tokenizer.eos_id

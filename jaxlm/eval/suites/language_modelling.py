@@ -60,7 +60,7 @@ class LanguageModelling:
         """
         context, stride = self._lengths(lm)
         found = data.domains(self.data, self.text_field, self.limit)
-        start = start_id(lm)
+        start = lm.begin_id
         scored = [
             _Scored(domain, *self._score(lm, domain, context, stride, start)) for domain in found
         ]
@@ -153,12 +153,6 @@ class _Scored:
             "bits_per_character": found["bits_per_character"].value,
             "unknown_tokens": self.num_unknown / max(1, self.num_tokens),
         }
-
-
-def start_id(lm: Any) -> int | None:
-    """The token that begins a text: <bos> of the tokenizer's template, else the <eos> that separates documents."""
-    begins = lm._encoded([""])[0]
-    return int(begins[0]) if len(begins) else lm.tokenizer.eos_id
 
 
 def _unknown(count: int) -> str:
