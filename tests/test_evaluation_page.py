@@ -25,7 +25,7 @@ MAINS = {
     "jaxlm.launch": launch.main,
     "jaxlm.lm_eval": lm_eval.main,
 }
-INSTALLS = "pip install -e '.[eval]' -c constraints.txt"
+INSTALLS = "pip install -e '.[eval,constrain]' -c constraints.txt"
 SHRINK = {  # what is appended to the commands of a program
     "jaxlm.launch": [
         "--config.num_steps=2",

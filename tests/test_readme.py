@@ -24,7 +24,7 @@ SHRINK = {  # what is appended to a launch command, by its --config
     "my_experiment.py": [*TINY_LOOP, "--config.data.seq_len=16"],
 }
 REPLACE = {"--profile_steps=10:13": "--profile_steps=0:1"}
-AS_THEY_ARE = ("jaxlm.generate", "jaxlm.prepare", "jaxlm.train_tokenizer")
+AS_THEY_ARE = ("jaxlm.evaluate", "jaxlm.generate", "jaxlm.prepare", "jaxlm.train_tokenizer")
 SKIP = {  # commands that are not run, and why
     "make demo": "installs; its training command stands below it in the README and is run",
     "make test": "it is what runs this test",

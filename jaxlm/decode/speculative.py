@@ -27,23 +27,6 @@ MAX_DRAFT = 16
 """A cache must be able to forget so many tokens: rings under a window have slots for 32 more than they need."""
 
 
-@dataclasses.dataclass
-class Acceptance:
-    """How often the draft was right, over all calls that it was given to."""
-
-    rounds: int = 0  # readings of a row's drafts by the large model
-    drafted: int = 0  # tokens
-    accepted: int = 0
-
-    @property
-    def rate(self) -> float:
-        """Of the drafted tokens."""
-        return self.accepted / self.drafted if self.drafted else 0.0
-
-    def __str__(self) -> str:
-        return f"{self.accepted} of {self.drafted} drafted tokens accepted ({self.rate:.0%}), {self.rounds} rounds"
-
-
 @dataclasses.dataclass(frozen=True)
 class Speculative(Sampling):
     """The settings of sampling, which both models draw by, and how many tokens are drafted.
@@ -70,7 +53,6 @@ class Speculative(Sampling):
         request: Request,
         *,
         draft: tuple[Any, PyTree],
-        acceptance: Acceptance | None = None,
     ) -> list[list[Written]]:
         """One continuation of each prompt; contexts that are full are read again as sampling does.
 
@@ -79,7 +61,6 @@ class Speculative(Sampling):
           params: its parameters.
           request: its `max_len` is what both models can hold.
           draft: a model of the same vocabulary and its parameters.
-          acceptance: where to count.
 
         Raises:
           ValueError: a model that cannot rewind its cache, another vocabulary, or constraints.
@@ -92,26 +73,18 @@ class Speculative(Sampling):
                     f"speculative decoding forgets drafted tokens, and the {name}, a {type(one).__name__}, "
                     "cannot rewind its cache: write without a draft"
                 )
-        loop = _Loop(self, pair, Pair(params, draft[1]), request, acceptance or Acceptance())
+        loop = _Loop(self, pair, Pair(params, draft[1]), request)
         return [[one] for one in loop.run()]
 
 
 class _Loop:
     """The host's loop between compiled programs."""
 
-    def __init__(
-        self,
-        settings: Speculative,
-        models: Pair,
-        params: Pair,
-        request: Request,
-        acceptance: Acceptance,
-    ):
+    def __init__(self, settings: Speculative, models: Pair, params: Pair, request: Request):
         self.num_draft, self.values = settings.num_draft, settings.values()
         self.models, self.params, self.request = models, params, request
         self.contexts = prefill.of_request(request, extra=settings.num_draft)
         self.rows = Rows(request, self.contexts)
-        self.acceptance = acceptance
 
     def run(self) -> list[Written]:
         rows = self.rows
@@ -179,9 +152,8 @@ class _Loop:
             count = counts_B[row]
             rows.take(row, tokens_BT[row, :count], logps_BT[row, :count])
         rows.held_B += counts_B
-        self.acceptance.rounds += int(going_B.sum())
-        self.acceptance.drafted += int(drafts_B.sum())
-        self.acceptance.accepted += int((counts_B - going_B).sum())
+        accepted = int((counts_B - going_B).sum())
+        timing.drafted(int(going_B.sum()), int(drafts_B.sum()), accepted)
         return caches
 
     def _read_again(self, caches: Pair, full: list[int]) -> Pair:

@@ -26,6 +26,23 @@ _listening = []
 
 
 @dataclasses.dataclass
+class Acceptance:
+    """How often the draft was right, over all calls that it was given to."""
+
+    rounds: int = 0  # readings of a row's drafts by the large model
+    drafted: int = 0  # tokens
+    accepted: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Of the drafted tokens."""
+        return self.accepted / self.drafted if self.drafted else 0.0
+
+    def __str__(self) -> str:
+        return f"{self.accepted} of {self.drafted} drafted tokens accepted ({self.rate:.0%}), {self.rounds} rounds"
+
+
+@dataclasses.dataclass
 class Timing:
     """Seconds, compiling left out of all but its own.
 
@@ -45,6 +62,7 @@ class Timing:
     decode_seconds: float = 0.0
     tokens: int = 0
     decoded: int = 0
+    acceptance: Acceptance = dataclasses.field(default_factory=Acceptance)
 
     @property
     def tokens_per_second(self) -> float:
@@ -57,6 +75,8 @@ class Timing:
             parts.append(f"first token {self.first_token_seconds:.3f} s")
         if self.decoded:
             parts.append(f"{self.tokens_per_second:.1f} tokens/s")
+        if self.acceptance.rounds:
+            parts.append(str(self.acceptance))
         return f"{', '.join(parts)} ({_counted(self.tokens, 'token')})"
 
 
@@ -105,6 +125,14 @@ def first_token() -> None:
 
 def _counted(number: int, what: str) -> str:
     return f"{number} {what}" + "s" * (number != 1)
+
+
+def drafted(rounds: int, tokens: int, accepted: int) -> None:
+    """Drafts were read: so many rows, drafted tokens, accepted ones."""
+    if (timing := _clock.get()) is not None:
+        timing.acceptance.rounds += rounds
+        timing.acceptance.drafted += tokens
+        timing.acceptance.accepted += accepted
 
 
 def _now() -> float:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from markov import Markov, Rewindable, first_order, random_table
 
-from jaxlm.decode import speculative_round
+from jaxlm.decode import speculative_round, timing
 from jaxlm.decode.sampling import Sampling
-from jaxlm.decode.speculative import Acceptance, Speculative
+from jaxlm.decode.speculative import Speculative
 from jaxlm.decode.types import Request
 from jaxlm.models.gpt import GPT, GPTConfig
 
@@ -30,12 +30,12 @@ def build(window, seed):
     return model, nn.unbox(init)["params"]
 
 
-def write(settings, request, table=TABLE, draft=MIXED, acceptance=None):
+def write(settings, request, table=TABLE, draft=MIXED):
     """With table models; without a draft by sampling."""
     model = Rewindable()
     if draft is None:
         return settings.write(model, table, request)
-    return settings.write(model, table, request, draft=(model, draft), acceptance=acceptance)
+    return settings.write(model, table, request, draft=(model, draft))
 
 
 def same(found, expected):
@@ -88,14 +88,16 @@ def slow_rounds(prompt, num_draft, table, draft, max_tokens, end_ids):
 def test_greedily_the_same_tokens(num_draft, draft):
     """And no draft is lost: a draft model that had not forgotten what was rejected would be wrong more often."""
     request = Request(PROMPTS, 20, 32, (5,))
-    acceptance, draft = Acceptance(), MIXED if draft == "another" else TABLE
+    draft = MIXED if draft == "another" else TABLE
     settings = Speculative(temperature=0.0, num_draft=num_draft)
-    found = write(settings, request, draft=draft, acceptance=acceptance)
+    with timing.measured() as timed:
+        found = write(settings, request, draft=draft)
+    acceptance = timed.acceptance
     same(found, write(Sampling(temperature=0.0), request, draft=None))
     assert {one.finish for (one,) in found} == {"end", "length"}
     counted = [slow_rounds(prompt, num_draft, TABLE, draft, 20, (5,)) for prompt in PROMPTS]
     rounds, accepted = map(sum, zip(*counted, strict=True))
-    assert acceptance == Acceptance(rounds, num_draft * rounds, accepted)
+    assert acceptance == timing.Acceptance(rounds, num_draft * rounds, accepted)
     assert acceptance.rate == 1.0 if draft is TABLE else 0.2 < acceptance.rate < 0.9
 
 
@@ -104,11 +106,11 @@ def test_transformers_write_the_same_greedily_beyond_a_full_context(window):
     """40 tokens in 32 positions: contexts are read again at each row's own time. With a window caches are rings."""
     large, small = build(window, seed=0), build(window, seed=1)
     request = Request(PROMPTS[:2], 40, 32)
-    acceptance = Acceptance()
     settings = Speculative(temperature=0.0, num_draft=3, repetition_penalty=1.2)
-    found = settings.write(*large, request, draft=small, acceptance=acceptance)
+    with timing.measured() as timed:
+        found = settings.write(*large, request, draft=small)
     same(found, Sampling(temperature=0.0, repetition_penalty=1.2).write(*large, request))
-    assert 0 < acceptance.accepted < acceptance.drafted
+    assert 0 < timed.acceptance.accepted < timed.acceptance.drafted
 
 
 def test_drafts_beyond_the_last_token_have_a_place_of_their_own():
@@ -172,11 +174,11 @@ def test_what_is_drawn_follows_the_models_distribution(name):
     """
     process, settings = CASES[name]
     table, draft, rows = random_table(3, 1), random_table(3, 2), 20_000
-    acceptance = Acceptance()
-    found = write(
-        Speculative(num_draft=2, **{"temperature": 1.0} | settings),
-        Request([[1, 2]] * rows, 4, 32, seeds=list(range(rows))), table, draft, acceptance,
-    )  # fmt: skip
+    request = Request([[1, 2]] * rows, 4, 32, seeds=list(range(rows)))
+    with timing.measured() as timed:
+        found = write(
+            Speculative(num_draft=2, **{"temperature": 1.0} | settings), request, table, draft
+        )
     probs = expected_probs(process, table, [1, 2], 4)
     counts = dict.fromkeys(probs, 0)
     for (one,) in found:
@@ -189,7 +191,7 @@ def test_what_is_drawn_follows_the_models_distribution(name):
     free = len(likely)
     chi_square = ((observed - wanted) ** 2 / wanted).sum()
     assert chi_square < free + 4 * np.sqrt(2 * free)  # four standard deviations
-    assert 0.2 < acceptance.rate < 0.8
+    assert 0.2 < timed.acceptance.rate < 0.8
 
 
 def test_a_row_is_a_function_of_its_seed_alone():
@@ -210,16 +212,16 @@ def test_an_end_inside_accepted_tokens_ends_the_row():
     weights = np.zeros((11, 11))
     weights[:4, :4] = np.roll(np.eye(4), 1, axis=1)
     circle = first_order(weights + 1e-6)
-    acceptance = Acceptance()
     request = Request([[0], [2], [3]], 5, 32, (3,))
-    found = write(Speculative(temperature=0.0), request, circle, circle, acceptance)
+    with timing.measured() as timed:
+        found = write(Speculative(temperature=0.0), request, circle, circle)
     assert [(one.tokens, one.finish) for (one,) in found] == [
         ([1, 2], "end"),
         ([], "end"),
         ([0, 1, 2], "end"),
     ]
-    assert acceptance == Acceptance(rounds=2, drafted=8, accepted=8)
-    assert "8 of 8 drafted tokens accepted (100%)" in str(acceptance)
+    assert timed.acceptance == timing.Acceptance(rounds=2, drafted=8, accepted=8)
+    assert "8 of 8 drafted tokens accepted (100%)" in str(timed)
 
 
 def test_a_row_is_watched_and_streamed():
