@@ -101,7 +101,8 @@ def test_greedily_the_same_tokens(num_draft, draft):
     assert acceptance.rate == 1.0 if draft is TABLE else 0.2 < acceptance.rate < 0.9
 
 
-@pytest.mark.parametrize("window", [0, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [0, 6])
 def test_transformers_write_the_same_greedily_beyond_a_full_context(window):
     """40 tokens in 32 positions: contexts are read again at each row's own time. With a window caches are rings."""
     large, small = build(window, seed=0), build(window, seed=1)

@@ -150,6 +150,7 @@ def test_writing_stops_where_the_task_says(model):
     assert both[0] == both[1] != ""  # room for 12 of 128, cut from the left
 
 
+@pytest.mark.slow
 def test_draws_depend_on_a_requests_number_only(run, model):
     how = {"until": ["\n"], "max_gen_toks": 6, "do_sample": True, "temperature": 1.0}
     other = {**how, "temperature": 0.7}
