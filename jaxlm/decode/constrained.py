@@ -66,49 +66,18 @@ def build(
     return lambda: Guided(matcher.deep_copy(), words, *shared)
 
 
-class Choices:
-    """One of several texts, whose spellings are followed byte by byte."""
+class _Followed:
+    """A text that is followed token by token, and what may come next in it."""
 
-    def __init__(self, texts: writable.Texts, end_ids: tuple[int, ...], size: int):
-        self._texts, self._end_ids, self._size = texts, end_ids, size
-        self._done, self._ended = b"", False
-
-    def mask(self) -> np.ndarray:
-        """The tokens that may come next, bool [size]."""
-        mask = np.zeros(self._size, bool)
-        if not self._ended:
-            mask[self._texts.next_tokens(self._done)] = True
-            mask[list(self._end_ids)] = self._done in self._texts.texts
-        return mask
-
-    def accept(self, token: int) -> None:
-        """A token was written."""
-        if not self.mask()[token]:
-            raise ValueError(f"token {token} is not allowed here")
-        self._ended = token in self._end_ids
-        if not self._ended:
-            self._done += self._texts.spelling(self._done, token)
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing may follow."""
-        return self._ended or not self._texts.next_tokens(self._done)
-
-
-class Guided:
-    """What a grammar of llguidance allows."""
-
-    def __init__(self, matcher: Any, words: _Words, end_ids: tuple[int, ...], size: int):
-        self._matcher, self._words, self._end_ids, self._size = matcher, words, end_ids, size
-        self._written: list[int] = []
-        self._ended, self._allowed = False, None
+    def __init__(self, end_ids: tuple[int, ...], size: int):
+        self._end_ids, self._size, self._ended = end_ids, size, False
 
     def mask(self) -> np.ndarray:
         """The tokens that may come next, bool [size]."""
         mask = np.zeros(self._size, bool)
         if not self._ended:
             mask[self._next_tokens()] = True
-            mask[list(self._end_ids)] = self._matcher.is_accepting()
+            mask[list(self._end_ids)] = self._may_end()
         return mask
 
     def accept(self, token: int) -> None:
@@ -117,15 +86,48 @@ class Guided:
             raise ValueError(f"token {token} is not allowed here")
         self._ended = token in self._end_ids
         if not self._ended:
-            self._matcher.consume_token(self._words.number(token, not self._written))
-            self._check()
-            self._written.append(token)
-            self._allowed = None
+            self._write(token)
 
     @property
     def finished(self) -> bool:
         """Whether nothing may follow."""
         return self._ended or not len(self._next_tokens())
+
+
+class Choices(_Followed):
+    """One of several texts, whose spellings are followed byte by byte."""
+
+    def __init__(self, texts: writable.Texts, end_ids: tuple[int, ...], size: int):
+        super().__init__(end_ids, size)
+        self._texts, self._done = texts, b""
+
+    def _next_tokens(self) -> Sequence[int]:
+        return self._texts.next_tokens(self._done)
+
+    def _may_end(self) -> bool:
+        return self._done in self._texts.texts
+
+    def _write(self, token: int) -> None:
+        self._done += self._texts.spelling(self._done, token)
+
+
+class Guided(_Followed):
+    """What a grammar of llguidance allows."""
+
+    def __init__(self, matcher: Any, words: _Words, end_ids: tuple[int, ...], size: int):
+        super().__init__(end_ids, size)
+        self._matcher, self._words = matcher, words
+        self._written: list[int] = []
+        self._allowed = None
+
+    def _may_end(self) -> bool:
+        return self._matcher.is_accepting()
+
+    def _write(self, token: int) -> None:
+        self._matcher.consume_token(self._words.number(token, not self._written))
+        self._check()
+        self._written.append(token)
+        self._allowed = None
 
     def _next_tokens(self) -> np.ndarray:
         """Ids that may follow, the ends of texts aside."""
