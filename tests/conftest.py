@@ -26,6 +26,10 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["MPLBACKEND"] = "agg"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # torch's threads wait for one another, ten times longer where workers share cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 if _OWNED not in os.environ:
     _root = Path(tempfile.mkdtemp(prefix="jaxlm-tests-"))
     os.environ[_OWNED] = f"{os.getpid()}:{_root}"
