@@ -6,8 +6,7 @@ import shutil
 import pytest
 
 from jaxlm import api, compare, config, evaluate
-from jaxlm.eval import Row, results
-from jaxlm.train import evaluation
+from jaxlm.eval import Row, metric, results
 
 
 def small_config(text):
@@ -107,9 +106,9 @@ def test_what_two_evaluators_call_alike_is_the_same_score_or_refused():
     one, same, other = (
         Row("val_accuracy", value, "fraction", 0.1, "") for value in (0.5, 0.5, 0.6)
     )
-    assert evaluation._each_once([one, same]) == [one]
+    assert metric.each_once([one, same]) == [one]
     with pytest.raises(ValueError, match="two of them give a val_accuracy, 0.5 and 0.6"):
-        evaluation._each_once([one, other])
+        metric.each_once([one, other])
 
 
 @pytest.mark.parametrize(

@@ -149,3 +149,19 @@ def version(package: str) -> str:
     from importlib.metadata import version as installed
 
     return f"{package}={installed(package)}"
+
+
+def each_once(rows: list[Row]) -> list[Row]:
+    """One row a name, of the rows of several evaluators: an accuracy that two of them found is there once.
+
+    Raises:
+      ValueError: two evaluators call different scores alike.
+    """
+    found: dict[str, Row] = {}
+    for row in rows:
+        other = found.setdefault(row.name, row)
+        if not np.isclose(other.value, row.value, rtol=1e-6, equal_nan=True):
+            raise ValueError(
+                f"evaluators: two of them give a {row.name}, {other.value:.6g} and {row.value:.6g}: name one"
+            )
+    return list(found.values())

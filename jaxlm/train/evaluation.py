@@ -7,12 +7,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 from ml_collections import FrozenConfigDict
 
-from jaxlm import registry
 from jaxlm.core.types import Batch, Task
-from jaxlm.eval import EVALUATORS, Row, Scores
+from jaxlm.eval import Scores
+from jaxlm.eval.metric import each_once
 from jaxlm.eval.predict import Scorer
 from jaxlm.eval.suites import Found
 from jaxlm.train import assembly, parallel, plan
@@ -67,7 +66,7 @@ class Run:
                     found = scorer(params, task.eval(split, rows_at_once), written)
                     by = name if len(scorers) > 1 else ""
                     parts.append(_named(_with_texts(found, task, split), split, by))
-        rows = _each_once([row for part in parts for row in part.rows])
+        rows = each_once([row for part in parts for row in part.rows])
         examples = [example for part in parts for example in part.examples]
         tables = {name: table for part in parts for name, table in part.tables.items()}
         return Found(Scores(rows, examples, tables), {"data": task.info.digest})
@@ -85,18 +84,9 @@ class Run:
 
 def _scorers(lm: Any, cfg: FrozenConfigDict, task: Task, example: Batch, mesh: Any) -> list[Scorer]:
     seq_len = plan.lengths_of(example, lm.model)[0]
+    evaluators = assembly.make_evaluators(cfg, task, lm.model, seq_len)
     place, replicated = parallel.whole_placer(mesh), parallel.replicated(mesh)
-    return [
-        Scorer(
-            registry.lookup(EVALUATORS, name, f"evaluators[{index}]")(
-                task.info, seq_len, cfg.objective.kind
-            ),
-            lm.model,
-            place,
-            replicated,
-        )
-        for index, name in enumerate(cfg.evaluators)
-    ]
+    return [Scorer(evaluator, lm.model, place, replicated) for evaluator in evaluators]
 
 
 def _with_texts(scores: Scores, task: Task, split: str) -> Scores:
@@ -110,22 +100,6 @@ def _with_texts(scores: Scores, task: Task, split: str) -> Scores:
         for one in scores.examples
     ]
     return scores._replace(examples=examples)
-
-
-def _each_once(rows: list[Row]) -> list[Row]:
-    """Without the accuracy that a second evaluator found as well.
-
-    Raises:
-      ValueError: two evaluators call different scores alike.
-    """
-    found: dict[str, Row] = {}
-    for row in rows:
-        other = found.setdefault(row.name, row)
-        if not np.isclose(other.value, row.value, rtol=1e-6, equal_nan=True):
-            raise ValueError(
-                f"evaluators: two of them give a {row.name}, {other.value:.6g} and {row.value:.6g}: name one"
-            )
-    return list(found.values())
 
 
 def _named(scores: Scores, split: str, evaluator: str) -> Scores:

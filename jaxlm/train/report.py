@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxlm.core.types import Batch, PyTree, TrainState
 from jaxlm.eval import Row
+from jaxlm.eval.metric import each_once
 from jaxlm.eval.predict import Scorer
 from jaxlm.train import assembly, parallel
 from jaxlm.train.checkpoint import Checkpointer
@@ -106,7 +107,7 @@ class Observer:
         for scorer in self.scorers:
             data = self.parts.task.eval(split, self.parts.micro_batch_size)
             rows += scorer(params, data, written).rows
-        return rows
+        return each_once(rows)
 
     def metric(self, done: int, name: str) -> float | None:
         """An evaluation value of this very step, for keep-best: lower is better, so an accuracy is negated."""
