@@ -162,7 +162,7 @@ class _Words:
             spellings(tokenizer, begins), spellings(tokenizer, False)
         )
         self._offset = 0 if self.first == self.later else self.size
-        self.library = _library([*self.later, *(self.first if self._offset else ())])
+        self.vocabulary = _library([*self.later, *(self.first if self._offset else ())])
 
     def number(self, token: int, first: bool) -> int:
         """The word of a token."""
@@ -239,7 +239,7 @@ def _json(value: Any) -> str:
 def _matcher(kind: str, grammar: str, words: _Words) -> Any:
     library = registry.need("llguidance", "constrain")
     compiled = library.LLMatcher.grammar_from_lark(grammar)
-    matcher = library.LLMatcher(words.library, compiled, log_level=0)
+    matcher = library.LLMatcher(words.vocabulary, compiled, log_level=0)
     if matcher.is_error():
         raise ValueError(f"constraint {kind}: {_one_line(matcher.get_error())}")
     return matcher
