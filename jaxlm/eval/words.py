@@ -7,14 +7,14 @@ import string
 import unicodedata
 from collections.abc import Sequence
 
-RULE = "words: runs of letters, marks and digits; each Chinese or Japanese character by itself"
-"""For docs; signatures say "tok=words"."""
-
 _SINGLE = ("CJK", "HIRAGANA", "KATAKANA")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text as they stand in it; punctuation, symbols and spaces only separate."""
+    """The words of a text as they stand in it: runs of letters, marks and digits, each Chinese or Japanese character by itself.
+
+    Signatures call it "tok=words".
+    """
     found, run = [], ""
     for character in text:
         kind = _kind(character)

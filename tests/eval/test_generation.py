@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from real_predictions import values
 
-from jaxlm import config, decode
+from jaxlm import config, decode, registry
 from jaxlm.core.types import TaskInfo
 from jaxlm.data.tasks.pairs import PairsTask
 from jaxlm.decode.types import Written
@@ -109,6 +109,21 @@ def test_what_is_written_is_scored_against_the_raw_lines(task, echo, batch_size)
     request = echo.seen[0]
     assert request.prompts[0] == [0] and request.end_ids == (256,) and request.max_tokens == 8
     assert "written by method=test_generation:make_echo|tokenizer=bytes" in scores.rows[0].signature
+
+
+@pytest.mark.parametrize(
+    "name, tokens",
+    [
+        ("jaxlm.eval.translation:ChineseTranslation", "tok:zh"),
+        ("jaxlm.eval.summaries:AnyScriptSummaries", "tok=words"),
+    ],
+)
+def test_evaluators_of_other_scripts_say_so_and_find_what_is_alike(task, name, tokens):
+    evaluator = registry.lookup({}, name, "evaluators[0]")(task.info, 8, "seq2seq")
+    rows = evaluator.rows(["我们都是好人"], ["我们都是好人"])
+    first = rows[0]
+    assert tokens in first.signature
+    assert first.value == pytest.approx(100.0 if "bleu" in first.name else 1.0)
 
 
 def test_texts_are_written_once_for_evaluators_that_write_alike(task, echo):
