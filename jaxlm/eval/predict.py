@@ -17,7 +17,6 @@ from jaxlm.eval import Evaluator, Scores
 
 HOST_ONLY = ("id", "input", "reference")
 """Batch entries that only evaluators and people read: numbers and raw texts of examples."""
-OF_SOURCE = ("source", "source_segment_ids")
 
 
 def compiled(
@@ -57,13 +56,13 @@ def writing(
 
     Args:
       writes: see `Evaluator`.
-      model: has `init_cache` and `extend`, and reads a `source`.
+      model: has `init_cache` and `extend`, and `source_inputs` to write from.
       tokenizer: its `eos_id` ends a text.
 
     Raises:
       ValueError: a model that writes nothing, or a setting that the way of decoding doesn't have.
     """
-    if not hasattr(model, "extend") or "source" not in model.inputs:
+    if not hasattr(model, "extend") or not getattr(model, "source_inputs", ()):
         raise ValueError(
             f"evaluators: texts are written from sources, and {type(model).__name__} has none to write from; "
             'model.kind="t5" does'
@@ -83,7 +82,7 @@ def writing(
             max_len=length + 1,
             end_ids=end_ids,
             seeds=batch["id"][rows].tolist(),
-            inputs={name: batch[name][rows] for name in OF_SOURCE if name in batch},
+            inputs={name: batch[name][rows] for name in model.source_inputs if name in batch},
         )
         for row, best in zip(rows, method.write(model, params, request), strict=True):
             texts[row] = text_of(tokenizer, best[0].tokens)

@@ -215,6 +215,7 @@ class Block(nn.Module):
         norm = cfg.make_norm("attention_norm")
         attention = cfg.make_attention("attention", self.spec)
         mixed, own = attention(before(norm, x), sight, cache)
+        aux = {}
         x = after(norm, x, mixed)
         if self.cross:
             norm = cfg.make_norm("cross_norm")
@@ -230,13 +231,14 @@ class Block(nn.Module):
         mlp = MLP(
             cfg.mlp, cfg.ff_width, kernel_init, out_init, cfg.bias, cfg.compute_dtype, name="mlp"
         )
-        return after(norm, x, mlp(before(norm, x))), own
+        return after(norm, x, mlp(before(norm, x))), (own, aux)
 
 
 class Stack(nn.Module):
     """`num_layers` blocks that see as `spec` says. `caches`: as `empty_cache` makes them, or None.
 
-    With `spec.relative` the stack owns the table of position biases that all its layers share.
+    With `spec.relative` the stack owns the table of position biases that all its layers share. Gives the states, the new
+    caches, and what the layers report of themselves, each entry with a first axis for the layers that have it.
     """
 
     config: TransformerConfig
@@ -264,14 +266,18 @@ class Stack(nn.Module):
                 variable_axes={"params": 0},
                 split_rngs={"params": True, "dropout": True},
                 in_axes=(nn.broadcast, 1),  # of caches: their first axis is the batch
-                out_axes=1,
+                out_axes=(1, 0),
                 length=cfg.num_layers,
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )
-            return stack(*fixed, name="blocks")(x, sight, caches)
-        new_caches = []
+            x, (caches, aux) = stack(*fixed, name="blocks")(x, sight, caches)
+            return x, caches, aux
+        new_caches, extras = [], []
         for layer in range(cfg.num_layers):
             cache = None if caches is None else caches[layer]
-            x, cache = block(*fixed, name=f"block_{layer}")(x, sight, cache)
+            x, (cache, aux) = block(*fixed, name=f"block_{layer}")(x, sight, cache)
             new_caches.append(cache)
-        return x, None if caches is None else tuple(new_caches)
+            if aux:
+                extras.append(aux)
+        aux = jax.tree.map(lambda *parts: jnp.stack(parts), *extras) if extras else {}
+        return x, None if caches is None else tuple(new_caches), aux

@@ -124,9 +124,7 @@ class BERT(nn.Module):
         drop = nn.Dropout(cfg.dropout, deterministic=not train)
         x = nn.with_logical_constraint(drop(x), ("batch", "length", None))
         sight = Sight(positions, segment_ids_BT=segment_ids)
-        x, _ = Stack(cfg, cfg.spec, train=train, name="stack")(x, sight)
-
-        aux = {}
+        x, _, aux = Stack(cfg, cfg.spec, train=train, name="stack")(x, sight)
         if cfg.pooler:
             dense = Linear(cfg.d_model, ("embed", None), init, True, dtype, name="pooler")
             aux["pooled_BD"] = jnp.tanh(dense(x[:, 0]))

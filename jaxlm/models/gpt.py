@@ -180,7 +180,7 @@ class GPT(nn.Module):
         x = nn.Dropout(cfg.dropout, deterministic=not train)(x)
         x = nn.with_logical_constraint(x, ("batch", "length", None))
         sight = Sight(positions, lengths, rotary, segment_ids, prefix_lengths)
-        x, new_caches = Stack(cfg, cfg.spec, train=train, name="stack")(x, sight, caches)
+        x, new_caches, aux = Stack(cfg, cfg.spec, train=train, name="stack")(x, sight, caches)
         x = cfg.make_norm("final_norm")(x)
         if cfg.tie_embeddings:
             head = embed.embedding.T
@@ -188,7 +188,7 @@ class GPT(nn.Module):
             zero = cfg.init == "zero_out"
             head_init = nn.initializers.zeros if zero else init
             head = Head(cfg.vocab_rows, cfg.d_model, head_init, name="head")()
-        output = NeuralOutput(x, head, {}, cfg.vocab_size, cfg.logit_soft_cap, cfg.loss_chunk)
+        output = NeuralOutput(x, head, aux, cfg.vocab_size, cfg.logit_soft_cap, cfg.loss_chunk)
         return output if caches is None else (output, new_caches)
 
     def init_cache(self, params: PyTree, batch_size: int, max_len: int) -> Cache:

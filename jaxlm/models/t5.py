@@ -105,6 +105,7 @@ class T5(nn.Module):
         "source_segment_ids",
         "positions",
     )
+    source_inputs: ClassVar[tuple[str, ...]] = ("source", "source_segment_ids")
     direction: ClassVar[str] = "encoder_decoder"
     config: T5Config
 
@@ -152,14 +153,14 @@ class T5(nn.Module):
             decoding = name == "decoder"
             x = nn.with_logical_constraint(drop(embed(ids)), ("batch", "length", None))
             stack = Stack(config, config.spec(decoding), decoding, train, name=name)
-            x, caches = stack(x, sight, caches)
-            return drop(config.make_norm(f"{name}_norm")(x)), caches
+            x, caches, aux = stack(x, sight, caches)
+            return drop(config.make_norm(f"{name}_norm")(x)), caches, aux
 
         encoded = None
         if source is not None:
             places = jnp.arange(source.shape[1], dtype=jnp.int32)[None]
             sight = Sight(places, segment_ids_BT=source_segment_ids)
-            encoded, _ = run("encoder", cfg, source, sight, None)
+            encoded, _, aux = run("encoder", cfg, source, sight, None)
         if positions is None:
             positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         sight = Sight(
@@ -169,14 +170,14 @@ class T5(nn.Module):
             source_BSD=encoded,
             source_segment_ids_BS=source_segment_ids,
         )
-        x, new_caches = run("decoder", cfg.decoder, tokens, sight, caches)
+        x, new_caches, aux = run("decoder", cfg.decoder, tokens, sight, caches)
         if cfg.tie_embeddings:
             x = x * jnp.asarray(cfg.d_model**-0.5, x.dtype)
             head = embed.embedding.T
         else:
             init = nn.initializers.normal(cfg.d_model**-0.5)
             head = Head(cfg.vocab_rows, cfg.d_model, init, name="head")()
-        output = NeuralOutput(x, head, {}, cfg.vocab_size, chunk=cfg.loss_chunk)
+        output = NeuralOutput(x, head, aux, cfg.vocab_size, chunk=cfg.loss_chunk)
         return output if caches is None else (output, new_caches)
 
     def init_cache(

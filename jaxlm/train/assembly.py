@@ -124,9 +124,10 @@ def _check_pairing(cfg: ConfigDict) -> None:
     data, objective = cfg.data.kind, cfg.objective.kind
     if data not in MADE_FOR:
         return
-    if objective in OBJECTIVES and objective != MADE_FOR[data]:
+    if objective in OBJECTIVES and objective not in MADE_FOR[data]:
+        fitting = " or ".join(f'"{name}"' for name in MADE_FOR[data])
         raise ValueError(
-            f'objective.kind="{objective}" does not fit data.kind="{data}", whose targets are for "{MADE_FOR[data]}"'
+            f'objective.kind="{objective}" does not fit data.kind="{data}", whose targets are for {fitting}'
         )
     if "decoder_start_id" in cfg.model and cfg.model.decoder_start_id != corruption.START_ID:
         raise ValueError(

@@ -16,7 +16,6 @@ from jaxlm.train import assembly, parallel
 
 DEFAULT_CONTEXT = 1024  # tokens that a sample may look back on, where neither data nor model says
 NUM_EXAMPLES = 4
-OF_SOURCE = ("source", "source_segment_ids")
 PREFIX_LM = "prefix_lm"  # the objective of models that read a prompt in both directions
 SAMPLING, GREEDY = Sampling(), Sampling(temperature=0.0)
 
@@ -42,7 +41,7 @@ class Sampler:
             return self._answers(params)
         if self.tokenizer is None:
             return ""
-        if "source" in self.parts.model.inputs:
+        if getattr(self.parts.model, "source_inputs", ()):
             return self._from_sources(params)
         return self._continuation(params, done)
 
@@ -77,7 +76,7 @@ class Sampler:
             max_tokens=length,
             max_len=length + 1,
             end_ids=self.end_ids,
-            inputs={name: batch[name] for name in OF_SOURCE if name in batch},
+            inputs={name: batch[name] for name in self.parts.model.source_inputs if name in batch},
         )
         lines = []
         for row, (best,) in enumerate(GREEDY.write(self.parts.model, params, request)):

@@ -174,7 +174,7 @@ def test_a_model_writes_its_likeliest_tokens(task, key):
 
     def likeliest(row):
         tokens = np.zeros((1, 5), np.int32)
-        inputs = {name: batch[name][row : row + 1] for name in predict.OF_SOURCE}
+        inputs = {name: batch[name][row : row + 1] for name in model.source_inputs}
         for place in range(4):
             tokens[0, place + 1] = forward(inputs | {"tokens": tokens})[0, place].argmax()
         return task.tokenizer.decode(tokens[0, 1:].tolist())
