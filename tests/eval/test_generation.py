@@ -50,6 +50,7 @@ class Echo:
 class Model:
     inputs = ("tokens", "source")
     optional_inputs = ()
+    source_inputs = ("source", "source_segment_ids")
 
     def extend(self):
         """There."""

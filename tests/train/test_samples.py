@@ -49,6 +49,7 @@ class Copy(nn.Module):
 
     inputs: ClassVar[tuple[str, ...]] = ("tokens", "source")
     optional_inputs: ClassVar[tuple[str, ...]] = ("source_segment_ids",)
+    source_inputs: ClassVar[tuple[str, ...]] = ("source", "source_segment_ids")
 
     def init_cache(self, params, batch_size, max_len, source, source_segment_ids):
         return CopyCache(source * source_segment_ids, jnp.zeros(batch_size, jnp.int32))
