@@ -15,10 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm import cli
-from jaxlm.data import sources
-
-EOS = "<|endoftext|>"
-_MIN_VOCAB = 257  # the bytes and EOS
+from jaxlm.data import bpe, sources
 
 
 def train(
@@ -44,14 +41,12 @@ def train(
     Raises:
       ValueError: bad input or vocabulary size.
     """
-    if vocab_size < _MIN_VOCAB:
+    if vocab_size < bpe.MIN_SIZE:
         raise ValueError(
-            f"--vocab_size={vocab_size} must be at least {_MIN_VOCAB}: 256 bytes and {EOS}"
+            f"--vocab_size={vocab_size} must be at least {bpe.MIN_SIZE}: 256 bytes and {bpe.EOS}"
         )
     if not out.endswith(".json"):
         raise ValueError(f"--out={out} must end in .json, by which data.tokenizer knows it")
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
     opened = [
         sources.open_source(part.path, text_field)
         for path in inputs
@@ -60,18 +55,8 @@ def train(
     for source in opened:
         if not source.scan()[1]:
             raise ValueError(f"--input={source.name} holds no text")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=min_frequency,
-        special_tokens=[EOS],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=sys.stderr.isatty(),
-    )
     pieces = (text for source in opened for text, _ in source.pieces())
-    tokenizer.train_from_iterator(pieces, trainer)
+    tokenizer = bpe.train(pieces, vocab_size, min_frequency, show_progress=sys.stderr.isatty())
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxlm.data import cache, prepared, sources, special_tokens, store, tokenizers
+from jaxlm.data import bpe, cache, prepared, sources, special_tokens, store, tokenizers
 
 _log = logging.getLogger(__name__)
 _FORMAT = 1  # of the cached token files: change it when the same input gives other tokens
@@ -48,7 +48,7 @@ def open_parts(config: Any) -> tuple[Any, list[Part]]:
         for part in named
     ]
     scans = [None if isinstance(one, prepared.Prepared) else _scan(one) for one in opened]
-    tokenizer = make_tokenizer(config.tokenizer, opened, scans)
+    tokenizer = make_tokenizer(config.tokenizer, opened, scans, config.val_fraction)
     encoder = special_tokens.base(tokenizer)  # files are the same, whatever tokens were appended
     parts = [
         _prepared_part(part, source, config, encoder)
@@ -86,15 +86,19 @@ def _prepared_part(
     part: sources.Part, source: prepared.Prepared, config: Any, tokenizer: Any
 ) -> Part:
     if source.tokenizer_digest != tokenizer.digest:
-        raise ValueError(
-            f"data.tokenizer={config.tokenizer} is not the one that data.path={part.path} "
-            f"was prepared with ({source.tokenizer_name})"
-        )
+        raise _mismatch(config.tokenizer, source)
     tokens = store.Store(source.files, tokenizer.vocab_size)
     num_train = train_units(len(tokens), config.val_fraction)
     train_bytes = round(source.num_bytes * num_train / max(1, len(tokens)))
     num_bytes = {"train": train_bytes, "val": source.num_bytes - train_bytes}
     return Part(*part, tokens, num_train, num_bytes, cache.digest([source.digest, num_train]))
+
+
+def _mismatch(name: str, source: prepared.Prepared) -> ValueError:
+    return ValueError(
+        f"data.tokenizer={name} is not the one that data.path=tokens:{source.directory} was prepared "
+        f"with ({source.tokenizer_name})"
+    )
 
 
 def _scan(source: sources.Source) -> tuple[str, int]:
@@ -104,20 +108,36 @@ def _scan(source: sources.Source) -> tuple[str, int]:
     return digest, units
 
 
-def make_tokenizer(name: str, opened: Sequence[Any], scans: Sequence[Any]) -> Any:
-    """The tokenizer of a run; an alphabet comes from all of the text, or from a prepared set.
+def make_tokenizer(
+    name: str, opened: Sequence[Any], scans: Sequence[Any], val_fraction: float
+) -> Any:
+    """The tokenizer of a run, made from its text where that is what it is named for.
+
+    An alphabet ("chars") comes from all of the text, merges ("bpe:N") from its training part, both
+    by way of the cache; for a prepared set they are those that it was made with.
 
     Args:
       name: `data.tokenizer`.
       opened: what has `pieces`, as `sources.Source`, or a prepared set.
       scans: for each of them what its `scan` gave.
+      val_fraction: the last part of each, which merges are not learnt from.
+
+    Raises:
+      ValueError: no such tokenizer, or a prepared set was made with another one.
     """
-    if name != "chars":
+    if name != "chars" and not name.startswith(bpe.PREFIX):
         return tokenizers.build(name)
     for source in opened:
         if isinstance(source, prepared.Prepared):
+            if source.tokenizer_name != name:
+                raise _mismatch(name, source)
             return source.tokenizer()
+    if name == "chars":
+        return _alphabet(opened, scans)
+    return _merges(name, opened, scans, val_fraction)
 
+
+def _alphabet(opened: Sequence[Any], scans: Sequence[Any]) -> Any:
     def characters(_: Path) -> dict[str, Any]:
         found = set()
         for source in opened:
@@ -129,6 +149,24 @@ def make_tokenizer(name: str, opened: Sequence[Any], scans: Sequence[Any]) -> An
         {"format": _FORMAT, "alphabet": [digest for digest, _ in scans]}, characters
     )
     return tokenizers.build("chars", [entry.facts["characters"]])
+
+
+def _merges(name: str, opened: Sequence[Any], scans: Sequence[Any], val_fraction: float) -> Any:
+    counts = [train_units(units, val_fraction) for _, units in scans]
+
+    def train(folder: Path) -> dict[str, Any]:
+        _log.info("training %s on the training part of data.path", name)
+        texts = (
+            text
+            for source, count in zip(opened, counts, strict=True)
+            for text, _ in store.cut(source.pieces(), count, source.in_characters)[0]
+        )
+        (folder / "tokenizer.json").write_bytes(bpe.train_named(name, texts))
+        return {}
+
+    texts = [[digest, count] for (digest, _), count in zip(scans, counts, strict=True)]
+    entry = cache.fetch({"format": _FORMAT, "bpe": bpe.size(name), "texts": texts}, train)
+    return tokenizers.trained(name, (entry.path / "tokenizer.json").read_bytes())
 
 
 def _tokenise(

@@ -1,7 +1,7 @@
-"""What is hidden from a model of whole texts: BERT's masks, T5's spans, the cut of a prefix.
+"""What is hidden from a model of whole texts: BERT's masks, T5's spans, the cut of a prefix, a gap.
 
 Pure functions of ids and a key (shuffle.py), vectorised inside an example. Which text they are
-given, and when, is for the tasks.
+given, and when, is for the tasks. GLM's blanks are in blanks.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from jaxlm.data import shuffle
 START_ID = 0
 """What a decoder's input begins with: T5's <pad>, whatever id 0 is in another vocabulary."""
 _CHOOSE, _KIND, _RANDOM, _NOISE, _KEPT, _PREFIX = range(11, 17)
+_CUTS, _ORDER = 21, 22
 
 
 class Words(NamedTuple):
@@ -171,10 +172,10 @@ def noise_mask(lengths: SpanLengths, key: np.ndarray) -> np.ndarray:
     Source: random_spans_noise_mask of the t5 library: all ways to cut the hidden tokens, and the
     kept ones, into `num_spans` spans of at least one token are equally likely.
     """
-    noise = _segments(
+    noise = segments(
         lengths.num_noise, lengths.num_spans, random_numbers(key, _NOISE, lengths.window)
     )
-    kept = _segments(
+    kept = segments(
         lengths.window - lengths.num_noise, lengths.num_spans,
         random_numbers(key, _KEPT, lengths.window),
     )  # fmt: skip
@@ -182,7 +183,7 @@ def noise_mask(lengths: SpanLengths, key: np.ndarray) -> np.ndarray:
     return np.repeat(np.arange(len(spans)) % 2 == 1, spans)
 
 
-def _segments(total: int, count: int, numbers: np.ndarray) -> np.ndarray:
+def segments(total: int, count: int, numbers: np.ndarray) -> np.ndarray:
     """`count` lengths of at least 1 that sum to `total`."""
     cuts = np.sort(np.argsort(numbers[: total - 1], kind="stable")[: count - 1]) + 1
     return np.diff(np.concatenate([[0], cuts, [total]]))
@@ -214,6 +215,48 @@ def corrupt_spans(
 def prefix_length(size: int, key: np.ndarray) -> int:
     """How many of `size` tokens are the prefix: uniform in 1 to size, so that a target is left."""
     return 1 + int(shuffle.random_below(random_numbers(key, _PREFIX, 1), np.array([size]))[0])
+
+
+def fim_order(key: np.ndarray, fim_rate: float, spm_rate: float) -> str:
+    """How a text is told: "plain", or for a share of `fim_rate` "spm" (a share of them) or "psm"."""
+    fim, spm = (random_numbers(key, _ORDER, 2) / 2.0**64).tolist()
+    if fim >= fim_rate:
+        return "plain"
+    return "spm" if spm < spm_rate else "psm"
+
+
+def fill_in_the_middle(
+    ids_T: np.ndarray, key: np.ndarray, order: str, sentinels: Sequence[int], eos_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A text cut in three, its middle moved to the end, where a left-to-right model knows all else.
+
+    Both cuts are uniform over the places before, between and behind the tokens: parts may be empty.
+
+    Args:
+      ids_T: int32 [T].
+      key: uint64 [1].
+      order: "psm": PRE prefix SUF suffix MID middle eos; "spm": PRE SUF suffix MID prefix middle eos.
+      sentinels: the ids PRE, SUF and MID.
+      eos_id: ends the middle.
+
+    Returns:
+      int32 [T + 4], and bool [T + 4], true for the middle and the eos that ends it.
+
+    Source: Bavarian et al., Efficient Training of Language Models to Fill in the Middle, 2022,
+    arXiv:2207.14255, sections 3 and 3.1; "spm" is variant 2 of appendix D, which they train with.
+    Cuts are between tokens here, theirs between characters.
+    """
+    size = len(ids_T)
+    places = shuffle.random_below(random_numbers(key, _CUTS, 2), np.full(2, size + 1))
+    first, second = sorted(places.tolist())
+    prefix, middle, suffix = ids_T[:first], ids_T[first:second], ids_T[second:]
+    pre, suf, mid = sentinels
+    parts = {
+        "psm": ([pre], prefix, [suf], suffix, [mid]),
+        "spm": ([pre, suf], suffix, [mid], prefix),
+    }[order]
+    moved = np.concatenate([*parts, middle, [eos_id]]).astype(np.int32)
+    return moved, np.arange(size + 4) >= size + 3 - len(middle)
 
 
 def shifted_right(targets_T: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Which documents lie in which window: planned once with grain's packer, kept in the cache.
 
-A plan holds places in a token stream, never tokens: it is made from the documents' lengths, a
+Groups are whole examples that share rows (pairs; tasks/packed_pairs.py). A plan holds places in a token stream, never tokens: it is made from the documents' lengths, a
 block of the stream and some thousand pieces at a time, and read by memory map, so any window can be
 fetched at random. What an example made of a window looks like is for tasks/packed.py.
 """
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -75,16 +77,20 @@ def fetch(
     return Plan(starts, lengths, firsts, num_tokens=span[1] - span[0], **entry.facts)
 
 
-def pack(lengths: np.ndarray, seq_len: int) -> list[list[int]]:
+def pack(lengths: np.ndarray, sizes: int | Sequence[int]) -> list[list[int]]:
     """Group pieces into windows with grain's best-fit packer, longest piece first.
 
-    There are so many bins that each piece fits into one (of the bins in use all but one are more
-    than half full), so the packer closes no window before all pieces are placed. With 1,024 bins and
-    in the order of the stream it fills 95.9 % where this fills 99.3 % (the pieces of
-    bundled:technical that are shorter than a window of 256, GPT-2's tokens).
+    A piece with several lengths (a source's and a target's) needs room for each of them, and the
+    longest piece and the fullest window are those of most tokens in all.
+
+    There are so many bins that each piece fits into one (any two bins in use hold together more
+    than a window of one kind or another), so the packer closes no window before all pieces are
+    placed. With 1,024 bins and in the order of the stream it fills 95.9 % where this fills 99.3 %
+    (the pieces of bundled:technical that are shorter than a window of 256, GPT-2's tokens).
 
     Args:
-      lengths: int [N], each in [1, seq_len].
+      lengths: int [N], or [N, F] for pieces with F lengths; each in [1, its size].
+      sizes: the length of a window, or its F lengths.
 
     Returns:
       Indices into `lengths`: a sorted list for each window.
@@ -94,20 +100,70 @@ def pack(lengths: np.ndarray, seq_len: int) -> list[list[int]]:
     """
     import grain
 
-    def element(index: int) -> dict[str, Any]:  # what is packed: a length, and no memory
-        length = int(lengths[index])
-        return {"cells": np.broadcast_to(np.int8(0), (length,)), "index": int(index)}
+    lengths, sizes = lengths.reshape(len(lengths), -1), np.atleast_1d(sizes)
+    names = [f"cells_{number}" for number in range(len(sizes))]
 
-    order = np.argsort(-lengths, kind="stable")
+    def element(index: int) -> dict[str, Any]:  # what is packed: lengths, and no memory
+        cells = (np.broadcast_to(np.int8(0), (length,)) for length in lengths[index].tolist())
+        return dict(zip(names, cells, strict=True)) | {"index": int(index)}
+
+    order = np.argsort(-lengths.sum(1), kind="stable")
     pieces = grain.MapDataset.source(order).map(element)
     packed = grain.experimental.BestFitPackIterDataset(
         pieces.to_iter_dataset(grain.ReadOptions(num_threads=0)),
-        length_struct={"cells": seq_len},
-        num_packing_bins=min(len(order), 2 * int(lengths.sum()) // seq_len + 1),
+        length_struct=dict(zip(names, sizes.tolist(), strict=True)),
+        num_packing_bins=min(len(order), 2 * math.ceil((lengths.sum(0) / sizes).sum())),
         shuffle_bins=False,
         meta_features=("index",),
     )
     return [sorted(window["index"]) for window in packed]
+
+
+class Groups(NamedTuple):
+    """Examples that share rows: row r holds examples members[firsts[r] : firsts[r + 1]]."""
+
+    members: np.ndarray  # int64 [N], every example once
+    firsts: np.ndarray  # int64 [M + 1]
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.firsts) - 1
+
+    def row(self, number: int) -> np.ndarray:
+        """Numbers of a row's examples, ascending."""
+        return self.members[self.firsts[number] : self.firsts[number + 1]]
+
+
+def fetch_groups(name: str, lengths: np.ndarray, sizes: Sequence[int]) -> Groups:
+    """Rows that whole examples are packed into, from the cache or planned now.
+
+    Args:
+      name: of the examples, for the log.
+      lengths: int [N, F], each in [1, its size].
+      sizes: the F lengths of a row.
+    """
+
+    def build(folder: Path) -> dict[str, Any]:
+        _log.info("packing %s into rows of %s", name, " and ".join(map(str, sizes)))
+        rows: list[list[int]] = []
+        first, ends = 0, np.cumsum(lengths, 0)
+        at_once = [min(_MAX_WINDOWS * size, _MAX_TOKENS) for size in sizes]
+        while first < len(lengths):
+            before = ends[first - 1] if first else np.zeros(len(sizes), np.int64)
+            last = (ends - before <= at_once).all(1).sum()
+            rows += [[first + index for index in row] for row in pack(lengths[first:last], sizes)]
+            first = last
+        (folder / "members.bin").write_bytes(np.concatenate(rows).astype("<i8").tobytes())
+        firsts = np.cumsum([0, *map(len, rows)])
+        (folder / "firsts.bin").write_bytes(firsts.astype("<i8").tobytes())
+        return {}
+
+    digest = hashlib.sha256(lengths.astype("<i8").tobytes()).hexdigest()
+    key = {"packer": PACKER, "lengths": digest, "sizes": list(sizes)}
+    entry = cache.fetch(key, build)
+    paths = [entry.path / file for file in ("members.bin", "firsts.bin")]
+    arrays = (np.asarray(np.memmap(path, "<i8", "r")) for path in paths)
+    return Groups(*arrays, cache.digest([cache.file_digest(path) for path in paths]))
 
 
 def documents(

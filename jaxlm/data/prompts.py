@@ -1,13 +1,83 @@
-"""Prompts as token ids, with the special tokens of the tokenizer's template where a model was trained with them."""
+"""Prompts as token ids, with the special tokens of the tokenizer's template where a model was trained with them.
+
+What is read where a gap is to be filled is in infilling.py.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxlm.core.types import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """How a model is given texts.
+
+    Attributes:
+      vocab_size: ids that it knows.
+      template: it was trained elsewhere: texts get the special tokens of its tokenizer's file.
+      is_source: it writes from a source, which `eos_id` ends.
+    """
+
+    tokenizer: Tokenizer
+    vocab_size: int
+    template: bool
+    is_source: bool
+
+    def encode(
+        self, texts: list[str], *, limit: int | None = None, whole: bool = False
+    ) -> list[Sequence[int]]:
+        """Ids of texts, with those of the template that begin them; `whole`: also with those that end them."""
+        if not (whole or self.template):
+            return [self.tokenizer.encode(text)[:limit] for text in texts]
+        return encoded(self.tokenizer, texts, limit=limit, whole=whole)
+
+    def ids(self, prompts: Sequence[Any]) -> list[list[int]]:
+        """What is read of each prompt; see `token_ids`."""
+        encode = self.tokenizer.encode_batch if self.is_source else self.encode
+        return token_ids(prompts, encode, self.vocab_size, self.begin, self.end)
+
+    @property
+    def end(self) -> tuple[int, ...]:
+        """What ends a source."""
+        eos_id = self.tokenizer.eos_id
+        return (eos_id,) if self.is_source and eos_id is not None else ()
+
+    def starts_text(self, prompt: Any) -> bool:
+        """Whether a text begins where writing does, or goes on behind the prompt."""
+        if isinstance(prompt, Begun):
+            return False
+        return self.is_source or not (isinstance(prompt, str) and prompt)
+
+    def pair(self, context: str, continuation: str) -> tuple[Sequence[int], Sequence[int]]:
+        """A text and what follows it; see `encode_pair`."""
+        if not context.strip():
+            return [self.begin()], self.tokenizer.encode(context + continuation)
+        if self.is_source:
+            (source,) = self.ids([context])
+            return source, self.tokenizer.encode(continuation)
+        return encode_pair(lambda text: self.encode([text])[0], context, continuation)
+
+    @property
+    def begin_id(self) -> int | None:
+        """The token that stands before a text: the template's, else the one between documents; None: there is none."""
+        begins = self.encode([""])[0]
+        return int(begins[0]) if len(begins) else self.tokenizer.eos_id
+
+    def begin(self) -> int:
+        """`begin_id`, or a ValueError."""
+        if (found := self.begin_id) is None:
+            raise ValueError("no token begins a text: give a context")
+        return found
+
+
+class Begun(list):
+    """Token ids of a prompt whose text goes on where writing begins: a space before the first word is kept."""
 
 
 def encoded(
@@ -66,6 +136,25 @@ def token_ids(
             ids = [*(ids if prompt else []), *end]
         found.append(ids or [begin()])
     return found
+
+
+def encode_pair(
+    encode: Callable[[str], Sequence[int]], context: str, continuation: str
+) -> tuple[list[int], list[int]]:
+    """A pair of texts as tokens: those of both together, cut where the context's own end.
+
+    Spaces at the end of the context go to the continuation, as words are encoded with the space before them (lm_eval,
+    `TemplateLM._encode_pair`).
+
+    Args:
+      encode: text to ids, with the special tokens that begin a text and without those that end one.
+      context: not empty.
+      continuation: what follows, its own leading space included.
+    """
+    bare = context.rstrip()
+    continuation = context[len(bare) :] + continuation
+    before = list(encode(bare))
+    return before, list(encode(bare + continuation))[len(before) :]
 
 
 def id_rows(ids: Any, name: str, vocab_size: int, limit: int) -> np.ndarray:

@@ -17,6 +17,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
+from jaxlm.registry import nearest
+
 BLOCK = 1 << 15
 """Bytes read at once, and about the characters of a piece; BPE is slower on longer ones."""
 _LONGEST = 1 << 20
@@ -143,11 +145,11 @@ def _numbered(lines: Iterable[bytes], name: str, first_line: int) -> Iterator[tu
             yield f"{name} line {number}", line
 
 
-def _utf8(line: bytes, where: str) -> str:
+def _utf8(raw: bytes, where: str, what: str = "the line") -> str:
     try:
-        return line.decode("utf-8")
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8: byte {error.start} of the line") from error
+        raise ValueError(f"{where} is not UTF-8: byte {error.start} of {what}") from error
 
 
 def _parsed(line: bytes, where: str) -> Any:
@@ -169,6 +171,8 @@ def record_text(
       ValueError: no such field, or it holds something else than text.
     """
     text = record_field(record, field, where, option)
+    if isinstance(text, bytes):
+        text = _utf8(text, f"{where}: field {field!r}", "it")
     if not isinstance(text, str):
         kind = type(text).__name__
         raise ValueError(f"{where}: field {field!r} is {kind}, not text; set {option}")
@@ -189,15 +193,32 @@ def encodable(text: str, where: str) -> str:
 
 
 def record_field(record: dict[str, Any], field: str, where: str, option: str) -> Any:
-    """The entry of a record.
+    """The entry of a record; "a.b" is also the entry b of the entry a.
 
     Raises:
-      ValueError: no such field.
+      ValueError: no such field; those that are there are named.
     """
-    if field not in record:
-        known = ", ".join(record) or "none"
-        raise ValueError(f"{where} has no field {field!r} (it has {known}); set {option}")
-    return record[field]
+    if field in record:
+        return record[field]
+    value: Any = record
+    for name in field.split("."):
+        if not isinstance(value, dict) or name not in value:
+            known = field_names(record)
+            raise ValueError(
+                f"{where} has no field {field!r} (it has {', '.join(known) or 'none'}); "
+                f"set {option}{nearest(field, known)}"
+            )
+        value = value[name]
+    return value
+
+
+def field_names(record: dict[str, Any]) -> list[str]:
+    """The fields of a record, those of its entries as "a.b"."""
+    names = []
+    for name, value in record.items():
+        inner = field_names(value) if isinstance(value, dict) else []
+        names += [f"{name}.{one}" for one in inner] or [name]
+    return names
 
 
 def digest_and_characters(file: BinaryIO, name: str) -> tuple[str, int]:

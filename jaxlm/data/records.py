@@ -1,4 +1,4 @@
-"""Examples of several parts (pairs, labels, tags): lines of files, tokenised once into the cache.
+"""Examples of several parts (pairs, labels, tags): lines of files or records of a library, tokenised once.
 
 A table holds, for every line, ids of its texts and numbers of its labels; both are mapped, not
 read. What the columns mean, which lines are for which split, and what a model is given of them, is
@@ -12,54 +12,102 @@ import functools
 import io
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlm.data import bundled, cache, reading, special_tokens
+from jaxlm.data import bundled, cache, libraries, reading, special_tokens
 from jaxlm.data.sources import InputFile, find_files
 
 _log = logging.getLogger(__name__)
-_FORMAT = 1  # of the cached tables: change it when the same input gives other columns
+_FORMAT = 2  # of the cached tables: change it when the same input gives other columns
 _BATCH = 1024  # lines that a tokenizer gets at once
 
 
 class Record(NamedTuple):
-    """One line: texts to be tokenised, and labels that are not."""
+    """One line: texts to be tokenised, labels that are not, and columns of numbers that are kept as they are."""
 
     texts: tuple[str, ...]
     labels: tuple[str, ...] = ()
+    numbers: Mapping[str, np.ndarray] = MappingProxyType({})  # uint8, or int32's range
 
 
 Row = dict[str, Any] | list[str]
-"""A line as it was read: an object of a JSON Lines file, or the columns of a TSV file."""
+"""A line as it was read: an object of a JSON Lines file or a library's record, or the columns of a TSV file."""
+
+
+_SCHEMES = "a file or glob, bundled:NAME, tfds:NAME[@SPLIT], hf:NAME[:config][@SPLIT]"
 
 
 class Source:
-    """The lines of files, all *.jsonl or all *.tsv.
+    """The lines of files, all *.jsonl or all *.tsv, or the records of a dataset library.
+
+    As a `sources.Source`, each of them is a document.
 
     Args:
       option: the config's key, for messages.
-      path: a file or glob, or bundled:NAME.
+      path: a file or glob, bundled:NAME, tfds:NAME[@SPLIT] or hf:NAME[:config][@SPLIT].
       parse: from a row, and what messages call it, to a record.
       kind: what else than the lines `parse` depends on, as JSON values.
+      split: of a library's dataset, where the path names none; "": it must.
 
     Raises:
       ValueError: nothing there, or another form of file.
     """
 
+    in_characters = False
+
     def __init__(
-        self, option: str, path: str, parse: Callable[[Row, str], Record], kind: Sequence[Any]
+        self,
+        option: str,
+        path: str,
+        parse: Callable[[Row, str], Record],
+        kind: Sequence[Any],
+        split: str = "",
     ):
         self.option, self.path, self._parse, self._kind = option, path, parse, list(kind)
+        if path.partition(":")[0] in libraries.SCHEMES:
+            self._rows: _Files | libraries.Rows = libraries.open_rows(option, path, split)
+        else:
+            self._rows = _Files(option, path)
+
+    def scan(self) -> tuple[str, int]:
+        """Digest of the records, and their number: that of lines that aren't blank.
+
+        Raises:
+          ValueError: none.
+        """
+        found, total = self._rows.scan()
+        if not total:
+            raise ValueError(f"{self.option}={self.path} is empty: no line in it")
+        return cache.digest([found[0], self._kind, *found[1:]]), total
+
+    def records(self) -> Iterator[Record]:
+        """Every line, in order."""
+        for where, row in self._rows:
+            yield self._parse(row, where)
+
+    def pieces(self) -> Iterator[tuple[str, bool]]:
+        """The texts, as `sources.Source` gives them."""
+        for record in self.records():
+            for number, text in enumerate(record.texts, 1):
+                yield text, number == len(record.texts)
+
+
+class _Files:
+    """The lines of files, as rows."""
+
+    def __init__(self, option: str, path: str):
+        self._option = option
         scheme, _, name = path.partition(":")
         if scheme == "bundled":
             form = bundled.entry(name)["format"]
             self._files = [InputFile(path, lambda: io.BytesIO(bundled.read(name)))]
         else:
-            paths = find_files(path, option, "a file or glob, bundled:NAME")
+            paths = find_files(path, option, _SCHEMES)
             forms = {file.rpartition(".")[2] for file in paths}
             form = forms.pop() if len(forms) == 1 else ", ".join(sorted(forms))
             self._files = [InputFile(file, functools.partial(open, file, "rb")) for file in paths]
@@ -69,45 +117,31 @@ class Source:
             )
         self._read = reading.objects if form == "jsonl" else reading.rows
 
-    def scan(self) -> tuple[str, int]:
-        """Digest of the records, and their number: that of lines that aren't blank.
-
-        Raises:
-          ValueError: none.
-        """
+    def scan(self) -> tuple[list[Any], int]:
+        """What determines the lines, as JSON values; and how many aren't blank."""
         digests, total = [], 0
         for file in self._files:
             with file.open() as opened:
                 digest, count = reading.digest_and_records(opened)
             digests.append(digest)
             total += count
-        if not total:
-            raise ValueError(f"{self.option}={self.path} is empty: no line in it")
-        return cache.digest([self._read.__name__, self._kind, digests]), total
+        return [self._read.__name__, digests], total
 
-    def records(self) -> Iterator[Record]:
-        """Every line, in order."""
+    def __iter__(self) -> Iterator[tuple[str, Row]]:
         for file in self._files:
             with file.open() as opened:
-                for where, row in self._read(opened, f"{self.option}={file.name}"):
-                    yield self._parse(row, where)
-
-    def pieces(self) -> Iterator[tuple[str, bool]]:
-        """The texts, as `sources.Source` gives them."""
-        for record in self.records():
-            for text in record.texts:
-                yield text, True
+                yield from self._read(opened, f"{self._option}={file.name}")
 
 
 class Ragged:
     """Rows of whole numbers, each of its own length, mapped from two files."""
 
-    def __init__(self, folder: Path, name: str):
+    def __init__(self, folder: Path, name: str, dtype: str = "<i4"):
         self.ends = np.fromfile(folder / f"{name}.ends.bin", "<i8")
         size = self.ends[-1] if len(self.ends) else 0
         path = folder / f"{name}.bin"
         # A plain view: slicing np.memmap itself costs several times more.
-        self._values = np.asarray(np.memmap(path, "<i4", "r")) if size else np.empty(0, "<i4")
+        self._values = np.asarray(np.memmap(path, dtype, "r")) if size else np.empty(0, dtype)
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -121,7 +155,7 @@ class Ragged:
         return np.diff(self.ends, prepend=0)
 
     def values(self) -> np.ndarray:
-        """All rows, one after the other, int32."""
+        """All rows, one after the other, int32 or uint8."""
         return self._values
 
 
@@ -135,6 +169,24 @@ class Table(NamedTuple):
 
     def __len__(self) -> int:
         return len(self.columns["num_bytes"])
+
+
+class Lines:
+    """Texts of a source's lines as they stand there; a table holds ids only. Read once if asked for in order."""
+
+    def __init__(self, source: Source):
+        self._source, self._found, self._next = source, {}, 0
+        self._left = source.records()
+
+    def __getitem__(self, row: int) -> tuple[str, ...]:
+        if row not in self._found:
+            if row < self._next:
+                self._left, self._next = self._source.records(), 0
+            line = next(itertools.islice(self._left, row - self._next, None), None)
+            if line is None:
+                raise ValueError(f"{self._source.option}={self._source.path} lost lines meanwhile")
+            self._found[row], self._next = line.texts, row + 1
+        return self._found[row]
 
 
 Columns = Callable[[Sequence[np.ndarray], Sequence[int]], dict[str, Sequence[int]]]
@@ -156,7 +208,7 @@ def fetch(source: Source, tokenizer: Any, columns: Columns) -> Table:
     digest, _ = source.scan()
     key = {"format": _FORMAT, "records": digest, "tokenizer": tokenizer.digest}
     entry = cache.fetch(key, lambda folder: _tokenise(source, tokenizer, columns, folder))
-    opened = {name: Ragged(entry.path, name) for name in entry.facts["columns"]}
+    opened = {name: Ragged(entry.path, name, dtype) for name, dtype in entry.facts["columns"]}
     return Table(source, opened, entry.facts["labels"], cache.digest(key))
 
 
@@ -174,24 +226,27 @@ def _tokenise(source: Source, tokenizer: Any, columns: Columns, folder: Path) ->
                 numbers = [labels.setdefault(label, len(labels)) for label in record.labels]
                 rows.append(columns(own, numbers))
                 rows[-1]["num_bytes"] = [sum(len(text.encode()) for text in record.texts)]
-            for name in rows[0]:
+                rows[-1] |= record.numbers
+            for name, values in rows[0].items():
                 if name not in writers:
-                    writers[name] = _Writer(stack, folder, name)
+                    writers[name] = _Writer(stack, folder, name, values)
                 writers[name].add([row[name] for row in rows])
-    return {"columns": sorted(writers), "labels": list(labels)}
+    columns = sorted((name, writer.dtype) for name, writer in writers.items())
+    return {"columns": columns, "labels": list(labels)}
 
 
 class _Writer:
-    """Appends to the two files of a column."""
+    """Appends to the two files of a column, whose first values say whether bytes are enough."""
 
-    def __init__(self, stack: contextlib.ExitStack, folder: Path, name: str):
+    def __init__(self, stack: contextlib.ExitStack, folder: Path, name: str, values: Any):
+        self.dtype = "|u1" if getattr(values, "dtype", None) == np.uint8 else "<i4"
         self._values = stack.enter_context(open(folder / f"{name}.bin", "wb"))
         self._ends = stack.enter_context(open(folder / f"{name}.ends.bin", "wb"))
         self._size = 0
 
     def add(self, rows: Sequence[Sequence[int]]) -> None:
         ends = self._size + np.cumsum([len(row) for row in rows])
-        self._values.write(np.concatenate(rows).astype("<i4").tobytes())
+        self._values.write(np.concatenate(rows).astype(self.dtype).tobytes())
         self._ends.write(ends.astype("<i8").tobytes())
         self._size = int(ends[-1])
 
@@ -203,7 +258,8 @@ def check_columns(row: Sequence[str], where: str, names: Sequence[str], because:
       ValueError: it has.
     """
     if len(row) != len(names):
-        raise ValueError(f"{where} has {len(row)} columns: expected {' TAB '.join(names)}{because}")
+        count = "1 column" if len(row) == 1 else f"{len(row)} columns"
+        raise ValueError(f"{where} has {count}: expected {' TAB '.join(names)}{because}")
 
 
 def label(value: Any, where: str, what: str) -> str:

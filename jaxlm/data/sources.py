@@ -13,11 +13,13 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
-from jaxlm.data import bundled, cache, reading
+from jaxlm.data import bundled, cache, libraries, reading
 
-_SCHEMES = "a file or glob, bundled:NAME, tfds:NAME[:field], hf:NAME[:config], tokens:DIR"
+_SCHEMES = (
+    "a file or glob, bundled:NAME, tfds:NAME[@SPLIT][:field], hf:NAME[:config][@SPLIT], tokens:DIR"
+)
 
 
 class Part(NamedTuple):
@@ -92,10 +94,8 @@ def open_source(path: str, text_field: str = "text") -> Source:
         if bundled.entry(rest)["format"] == "jsonl":
             return RecordFiles(path, [file], text_field)
         return TextFiles(path, [file])
-    if colon and scheme == "tfds":
-        return _tfds(path, rest, text_field)
-    if colon and scheme == "hf":
-        return _hugging_face(path, rest, text_field)
+    if colon and scheme in libraries.SCHEMES:
+        return _rows(path, text_field)
     return open_files(path, find_files(path, accepted=_SCHEMES), text_field)
 
 
@@ -181,25 +181,20 @@ class RecordFiles:
                     yield from ended(reading.document_pieces(text), True)
 
 
-class Rows:
-    """Records of a dataset library, by index."""
+class RowTexts:
+    """Records of a dataset library, one document each."""
 
     in_characters = False
 
-    def __init__(self, name: str, rows: Any, field: str, digest: str):
-        self.name, self._rows, self._field, self._digest = name, rows, field, digest
+    def __init__(self, name: str, rows: libraries.Rows, field: str):
+        self.name, self._rows, self._field = name, rows, field
 
     def scan(self) -> tuple[str, int]:
-        return self._digest, len(self._rows)
+        facts, count = self._rows.scan()
+        return cache.digest([self._field, *facts]), count
 
     def pieces(self) -> Iterator[tuple[str, bool]]:
-        for number in range(len(self._rows)):
-            row, where = dict(self._rows[number]), f"{self.name} record {number}"
-            if isinstance(row.get(self._field), bytes):
-                try:
-                    row[self._field] = row[self._field].decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise ValueError(f"{where} is not UTF-8: byte {error.start}") from error
+        for where, row in self._rows:
             text = reading.record_text(row, self._field, where)
             yield from ended(reading.document_pieces(text), True)
 
@@ -215,44 +210,11 @@ def ended(pieces: Iterator[str], ends_document: bool) -> Iterator[tuple[str, boo
         yield last or "", ends_document
 
 
-def _tfds(name: str, rest: str, text_field: str) -> Rows:
-    match = re.fullmatch(r"([^:]+(?::\d[\d.*]*)?)(?::([^:]+))?", rest)
-    if match is None:
-        raise ValueError(f"data.path={name}: expected tfds:NAME[:field]")
-    dataset, field = match.group(1), match.group(2) or text_field
-    try:
-        import tensorflow_datasets as tfds
-
-        rows = tfds.data_source(dataset, split="train")
-        info = rows.dataset_info
-    except Exception as error:  # whatever it, its dataset's code or the network raises
-        raise ValueError(
-            f"data.path={name} can't be loaded by tfds.data_source: {_line(error)}. It needs a copy "
-            "prepared as ArrayRecord under ~/tensorflow_datasets (or $TFDS_DATA_DIR), or the network; "
-            "old builders, c4 among them, are prepared on a machine with TensorFlow"
-        ) from error
-    split = info.splits["train"]
-    facts = ["tfds", info.full_name, field, list(split.shard_lengths), split.num_bytes]
-    return Rows(name, rows, field, cache.digest(facts))
-
-
-def _hugging_face(name: str, rest: str, text_field: str) -> Rows:
-    dataset, _, config = rest.partition(":")
-    try:
-        import datasets
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"data.path={name} needs Hugging Face datasets: pip install 'jaxlm[hf]'"
-        ) from error
-    try:
-        rows = datasets.load_dataset(dataset, config or None, split="train")
-    except Exception as error:  # a dozen kinds, most of them the network's
-        raise ValueError(
-            f"data.path={name} can't be loaded (no network, or no such dataset?): {_line(error)}"
-        ) from error
-    return Rows(name, rows, text_field, cache.digest(["hf", dataset, config, rows._fingerprint]))
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+def _rows(path: str, text_field: str) -> RowTexts:
+    name, field = path, None
+    if path.startswith("tfds:"):
+        match = re.fullmatch(r"(tfds:[^:]+(?::\d[\d.*]*)?(?:@[\w.-]+)?)(?::([^:]+))?", path)
+        if match is None:
+            raise ValueError(f"data.path={path}: expected tfds:NAME[@SPLIT][:field]")
+        name, field = match.groups()
+    return RowTexts(path, libraries.open_rows("data.path", name, "train"), field or text_field)

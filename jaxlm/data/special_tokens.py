@@ -1,4 +1,5 @@
-"""Special tokens that a task needs and a tokenizer lacks: [MASK], [CLS], T5's sentinels.
+"""Special tokens that a task needs and a tokenizer lacks: [MASK], [CLS], T5's sentinels, those of
+fill-in-the-middle.
 
 They get ids behind the tokenizer's own; encodings stay as they were, so no text ever becomes one.
 What a task does with them is its own affair.
@@ -16,6 +17,8 @@ from jaxlm.data.subword_tokenizers import checked, saved_meta, sha256, write
 BERT = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 SENTINELS = tuple(f"<extra_id_{number}>" for number in reversed(range(100)))
 """In the order of T5's ids, where <extra_id_0> is the last one of the vocabulary."""
+FIM = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+"""What fill-in-the-middle puts before the text in front of a gap, behind it, and in it."""
 
 
 def token_id(tokenizer: Any, name: str) -> int | None:

@@ -1,9 +1,9 @@
-"""Text to ids and back: bytes, characters, GPT-2, any tokenizer.json, SentencePiece.
+"""Text to ids and back: bytes, characters, BPE, GPT-2, any tokenizer.json, SentencePiece.
 
 `build` makes the tokenizer that `data.tokenizer` names, `load` gives back what `save` wrote into a
 run's directory. Text is only ever text: "<|endoftext|>" inside a document is spelt out, never read
 as a special token. Appending special tokens is in special_tokens.py, writing a tokenizer.json in
-tokenizer_json.py, training a vocabulary in jaxlm/train_tokenizer.py.
+tokenizer_json.py, training a vocabulary in bpe.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.data import special_tokens
+from jaxlm.data import bpe, special_tokens
 from jaxlm.data.subword_tokenizers import (
     META_FILE,
     JsonTokenizer,
@@ -30,16 +30,16 @@ from jaxlm.data.subword_tokenizers import (
 )
 from jaxlm.registry import nearest
 
-NAMED = ("bytes", "chars", "gpt2")
+NAMED = ("bytes", "chars", "gpt2", "bpe:8000")
 
 
 def build(name_or_path: str, texts: Iterable[str] = ()) -> Any:
     """Make the tokenizer that `data.tokenizer` names.
 
     Args:
-      name_or_path: "bytes", "chars", "gpt2", or the path of a tokenizer.json, of a SentencePiece
-        *.model or of a folder that holds one (see `load`).
-      texts: the corpus; only "chars" reads it, for its alphabet.
+      name_or_path: "bytes", "chars", "gpt2", "bpe:N", or the path of a tokenizer.json, of a
+        SentencePiece *.model or of a folder that holds one (see `load`).
+      texts: the corpus; only "chars" reads it, for its alphabet, and "bpe:N", for its merges.
 
     Returns:
       A `core.types.Tokenizer` that also has `encode_batch`.
@@ -53,6 +53,8 @@ def build(name_or_path: str, texts: Iterable[str] = ()) -> Any:
         return CharsTokenizer("".join(sorted(set().union(*texts))))
     if name_or_path == "gpt2":
         return gpt2()
+    if name_or_path.startswith(bpe.PREFIX):
+        return trained(name_or_path, bpe.train_named(name_or_path, texts))
     where = f"data.tokenizer={name_or_path}"
     if open_path(name_or_path).is_dir():
         return load(name_or_path)
@@ -67,6 +69,11 @@ def build(name_or_path: str, texts: Iterable[str] = ()) -> Any:
     if name_or_path.endswith(".model"):
         return SentencePieceTokenizer(path.name, path.read_bytes(), where)
     return JsonTokenizer(path.name, path.read_bytes(), _eos_beside(path), where)
+
+
+def trained(name: str, data: bytes) -> JsonTokenizer:
+    """The tokenizer "bpe:N" whose tokenizer.json `bpe.train_named` gave."""
+    return JsonTokenizer(name, data, bpe.EOS, f"data.tokenizer={name}")
 
 
 def load(directory: Any) -> Any:

@@ -1,8 +1,9 @@
-"""Masked, span-corrupted and prefix text as tasks: batches, evaluation, refusals."""
+"""Masked, span-corrupted, prefix and fill-in-the-middle text as tasks: batches, evaluation, refusals."""
 
 import numpy as np
 import pytest
 
+from jaxlm.data.tasks.fim import FimTextTask
 from jaxlm.data.tasks.masked import MaskedTextTask
 from jaxlm.data.tasks.prefix import PrefixTextTask
 from jaxlm.data.tasks.spans import SpanTextTask
@@ -97,9 +98,90 @@ def test_prefix_windows(text):
     assert "prefix   'Y" in task.show(batch, 1)
 
 
+PRE, SUF, MID, EOS = 257, 258, 259, 256  # behind the bytes and <eos>
+
+
+@pytest.mark.parametrize("spm_rate", [0.0, 1.0])
+def test_fim_windows(text, spm_rate):
+    """Of 10 tokens 3 go to sentinels; the 4th that is added is the end, which is only a target."""
+    task = make(FimTextTask, text, seq_len=10, fim_rate=0.7, spm_rate=spm_rate)
+    assert task.info.vocab_size == 260 and task.tokenizer.decode([MID]) == "<fim_middle>"
+    plain = suffix_first = 0
+    for example in task.train(0)._getitems(range(60)):
+        tokens, targets, weights = (example[n].tolist() for n in ("tokens", "targets", "weights"))
+        assert len(tokens) == 10 and tokens[1:] == targets[:-1]
+        if tokens[0] != PRE:
+            assert tokens == [*range(tokens[0], tokens[0] + 10)] and weights == [1] * 10
+            plain += 1
+            continue
+        suffix_first += tokens[1] == SUF
+        behind_prefix, behind_suffix = tokens.index(SUF), tokens.index(MID)
+        told = tokens[1:behind_prefix], targets[behind_suffix:-1]
+        told_again = [*told[0], *told[1], *tokens[behind_prefix + 1 : behind_suffix]]
+        assert told_again == [*range(told_again[0], told_again[0] + 7)] and targets[-1] == EOS
+        assert weights == [float(target not in (SUF, MID)) for target in targets]
+    assert 8 < plain < 30  # 18 expected
+    assert (
+        suffix_first == 60 - plain if spm_rate else suffix_first < 25
+    )  # an empty prefix: 1 in 4.5
+
+
+def test_fim_evaluation_literally(text):
+    task = make(FimTextTask, text, seq_len=8)
+    (batch,) = task.eval("val", 3)  # 10 tokens: windows of 8 and 2, of which 5 and 2 fit
+    assert batch["id"].tolist() == [0, 1, -1]
+    for row, own in ((0, range(90, 95)), (1, range(98, 100))):
+        tokens, targets, weights = (batch[n][row] for n in ("tokens", "targets", "weights"))
+        assert tokens[0] == PRE and sorted(set(targets[targets < EOS]) & set(own))
+        start, end = np.flatnonzero(tokens == MID)[0], np.flatnonzero(targets == EOS)[0]
+        assert np.flatnonzero(weights).tolist() == [*range(start, end + 1)]
+        middle = targets[start:end].tolist()
+        text_again = [*tokens[1 : np.flatnonzero(tokens == SUF)[0]], *middle]
+        text_again += tokens[np.flatnonzero(tokens == SUF)[0] + 1 : start].tolist()
+        assert text_again == [*own] and end == len(own) + 2
+    assert batch["weights"][2].sum() == 0
+
+
+def test_fim_documents_are_cut_each_by_itself(tmp_path, monkeypatch):
+    """No middle reaches over the end of its document; what does not fit any more is left out."""
+    monkeypatch.setenv("JAXLM_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "some.jsonl"
+    path.write_text(
+        "".join(f'{{"text": "{chr(97 + n % 26) * (2 + n % 7)}"}}\n' for n in range(200))
+    )
+    task = make(FimTextTask, path, seq_len=24, fim_rate=1.0)
+    several = 0
+    for example in task.train(0)._getitems(range(40)):
+        stream = [*example["tokens"][:1], *example["targets"]]
+        room = stream.index(0) if 0 in stream else len(stream)
+        assert (example["weights"][room - 1 :] == 0).all()
+        assert stream[room - 1] == EOS and stream[0] == PRE
+        documents = np.split(stream[:room], np.flatnonzero(np.equal(stream[:room], EOS)) + 1)[:-1]
+        several += len(documents) > 2
+        for document in documents:
+            letters = document[document < EOS]
+            assert len(set(letters.tolist())) == 1 and len(document) == len(letters) + 4
+            assert [document.tolist().count(one) for one in (PRE, SUF, MID, EOS)] == [1] * 4
+    assert several > 10
+
+
+def test_fim_show(text):
+    text.write_text("the cat sat on a mat. " * 20)
+    task = make(FimTextTask, text, seq_len=9)
+    batch = next(task.eval("val", 1))
+    batch["tokens"][0] = [PRE, *b"the", SUF, *b"t", MID, *b" c"]
+    batch["targets"][0] = [*batch["tokens"][0, 1:], ord("a")]
+    batch["weights"][0] = [0] * 6 + [1] * 3
+    assert task.show(batch, 1).splitlines()[1:] == [
+        "  text     '<fim_prefix>the<fim_suffix>t<fim_middle> c'",
+        "  targets  259:'<fim_middle>' -> 32:' '  32:' ' -> 99:'c'  99:'c' -> 97:'a'",
+    ]
+
+
 @pytest.mark.parametrize(
     "kind, fields",
     [
+        (FimTextTask, {"spm_rate": 0.3}),
         (MaskedTextTask, {"mask_rate": 0.3}),
         (SpanTextTask, {"mean_span": 2.0}),
         (PrefixTextTask, {"seq_len": 9}),
@@ -122,6 +204,8 @@ def test_seeds_epochs_and_digests(text, kind, fields):
     "kind, fields, message",
     [
         (MaskedTextTask, {"mask_rate": 0.0}, "data.mask_rate=0.0 must be above 0"),
+        (FimTextTask, {"fim_rate": 1.1}, "data.fim_rate=1.1 must be from 0 to 1"),
+        (FimTextTask, {"seq_len": 4}, "data.seq_len=4 must be at least 5"),
         (SpanTextTask, {"noise_density": 1.0}, "data.noise_density=1.0 must be between"),
         (SpanTextTask, {"mean_span": 0.5}, "data.mean_span=0.5 must be at least 1"),
         (SpanTextTask, {"seq_len": 0}, "data.seq_len=0 and the model has no max_len"),

@@ -156,3 +156,53 @@ def test_prefix_lengths_are_uniform():
     counts = np.bincount(lengths, minlength=9)
     assert counts[0] == 0 and len(counts) == 9
     assert counts[1:].min() > 400 and counts[1:].max() < 600  # 500 expected, 21 deviation
+
+
+def test_a_middle_is_told_last_by_hand(monkeypatch):
+    """The text a b c d e f, cut behind b and behind e: PRE a b SUF f MID c d e EOS, or with the suffix first."""
+    ids, sentinels = np.arange(1, 7, dtype=np.int32), (90, 91, 92)
+    fixed(monkeypatch, CUTS=[5, 2])
+    moved, gap = corruption.fill_in_the_middle(ids, KEY, "psm", sentinels, 99)
+    assert moved.tolist() == [90, 1, 2, 91, 6, 92, 3, 4, 5, 99]
+    assert gap.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
+    moved, gap = corruption.fill_in_the_middle(ids, KEY, "spm", sentinels, 99)
+    assert moved.tolist() == [90, 91, 6, 92, 1, 2, 3, 4, 5, 99]
+    assert gap.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
+    fixed(monkeypatch, CUTS=[6, 6])  # both cuts at the end
+    moved, gap = corruption.fill_in_the_middle(ids, KEY, "psm", sentinels, 99)
+    assert moved.tolist() == [90, *range(1, 7), 91, 92, 99] and gap.sum() == 1
+
+
+def together(moved):
+    """The text again, from either order, by what the sentinels 90, 91, 92 say."""
+    first, second = np.flatnonzero(moved == 91)[0], np.flatnonzero(moved == 92)[0]
+    prefix, suffix, rest = moved[1:first], moved[first + 1 : second], moved[second + 1 : -1]
+    return [*prefix, *rest, *suffix]
+
+
+def test_a_moved_text_inverts_and_cuts_are_uniform():
+    ids, places = np.arange(1, 10, dtype=np.int32), np.zeros((10, 10))
+    for number in range(4000):
+        key = shuffle.make_key(number)
+        told = {
+            order: corruption.fill_in_the_middle(ids, key, order, (90, 91, 92), 99)
+            for order in ("psm", "spm")
+        }
+        for moved, _ in told.values():
+            assert together(moved) == ids.tolist() and moved[-1] == 99
+        assert (told["psm"][1] == told["spm"][1]).all()  # the same middle
+        moved = told["psm"][0]
+        start = np.flatnonzero(moved == 91)[0] - 1
+        places[start, start + told["psm"][1].sum() - 1] += 1
+    assert (np.tril(places, -1) == 0).all()
+    expected = 4000 * np.where(np.eye(10), 1, 2) / 100  # of 100 pairs of cuts
+    assert np.abs((places - expected)[np.triu_indices(10)]).max() < 5 * np.sqrt(80)
+
+
+def test_shares_of_orders():
+    orders = [corruption.fim_order(shuffle.make_key(n), 0.6, 0.25) for n in range(4000)]
+    shares = [orders.count(order) / 4000 for order in ("plain", "psm", "spm")]
+    np.testing.assert_allclose(shares, [0.4, 0.45, 0.15], atol=0.025)  # 3 deviations
+    assert {corruption.fim_order(KEY, 0.0, 0.5), corruption.fim_order(KEY, 1.0, 1.0)} == {
+        "plain", "spm"
+    }  # fmt: skip

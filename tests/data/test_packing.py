@@ -153,3 +153,49 @@ def test_a_torn_plan_is_made_again(tmp_path, caplog, name):
     file.write_bytes(file.read_bytes()[:-3])
     assert listed(plan_of(tmp_path, ids, 16)) == first
     assert "is damaged" in caplog.text
+
+
+def test_pack_two_lengths_literally():
+    # Rows of 8 and 4. In all: 9 (6 + 3) | 7 (5 + 2); 5 (2 + 3) fits beside neither: too much of the
+    # first's 4, and of the second's; 3 (1 + 2) is beside the second; 3 (2 + 1) fits everywhere: best
+    # beside the first, whose 9 + 3 are all there is, not beside the second with 7 + 3.
+    lengths = np.array([[2, 3], [5, 2], [1, 2], [2, 1], [6, 3]])
+    assert packing.pack(lengths, (8, 4)) == [[3, 4], [1, 2], [0]]
+
+
+def naive_pack_many(lengths, sizes):
+    """`naive_pack` for several lengths: the row of most tokens in all that has room for each."""
+    rows, levels = [], []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index].sum()):
+        fits = [r for r, level in enumerate(levels) if (level + lengths[index] <= sizes).all()]
+        if not fits:
+            rows.append([])
+            levels.append(0)
+        best = max(fits, key=lambda r: (levels[r].sum(), -r), default=len(rows) - 1)
+        rows[best].append(index)
+        levels[best] = levels[best] + lengths[index]
+    return [sorted(row) for row in rows]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_pack_two_lengths_equals_a_naive_packer(seed):
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 40, 2)
+    lengths = rng.integers(1, sizes + 1, (rng.integers(1, 120), 2))
+    assert packing.pack(lengths, sizes.tolist()) == naive_pack_many(lengths, sizes)
+
+
+def test_groups_hold_every_example_once(monkeypatch):
+    rng = np.random.default_rng(0)
+    sizes = [20, 12]
+    lengths = rng.integers(1, np.array(sizes) + 1, (90, 2))
+    plans = []
+    for rows_at_once in (1, 3, 1024):  # one, several and a single round
+        monkeypatch.setattr(packing, "_MAX_WINDOWS", rows_at_once)
+        monkeypatch.setattr(packing, "PACKER", f"{rows_at_once} rows")  # else from the cache
+        groups = packing.fetch_groups("pairs", lengths, sizes)
+        rows = [groups.row(number).tolist() for number in range(len(groups))]
+        assert sorted(index for row in rows for index in row) == list(range(90))
+        assert all((lengths[row].sum(0) <= sizes).all() and row == sorted(row) for row in rows)
+        plans.append(len(groups))
+    assert plans[0] >= plans[1] >= plans[2] >= -(-lengths.sum(0) // sizes).max()

@@ -78,6 +78,36 @@ def test_pairs_of_a_jsonl_file(write):
                 val_fraction=0.5).example("val", 0)[1] == "no\tnein"  # fmt: skip
 
 
+def test_lines_of_pairs_as_files_have_them(tmp_path, caplog):
+    """A byte-order mark, CRLF, blank lines, empty texts, spaces, no line break at the end."""
+    content = b"\xef\xbb\xbfa\tb\r\n\r\n\tno source\r\nno target\t\r\n \t\n a \t b \nlast\tone"
+    (tmp_path / "a.tsv").write_bytes(content)
+    with caplog.at_level(logging.INFO, "jaxlm"):
+        task = make(PairsTask, str(tmp_path / "a.tsv"), val_fraction=0.0)
+    read = [task.example("train", number)[1] for number in range(len(task.splits["train"].rows))]
+    assert read == ["a\tb", "\tno source", "no target\t", " a \t b ", "last\tone"]
+    assert "1 of 5 lines have no source" in caplog.text
+    assert "1 of 5 lines have no target" in caplog.text
+    empty = next(task.eval("train", 3))
+    assert empty["source"][1, :2].tolist() == [EOS, 0] and empty["targets"][2, 0] == EOS
+    assert (empty["weights"][2] > 0).sum() == 1  # that nothing follows is learnt, too
+
+
+def test_a_line_without_its_tab_is_one_clear_line(write, tmp_path, capsys):
+    from jaxlm import launch
+
+    lines = "from jaxlm import config\n\ndef get_config():\n    cfg = config.base()\n"
+    lines += '    cfg.data = config.section("data", "pairs")\n    return cfg\n'
+    (tmp_path / "exp.py").write_text(lines)
+    path = write("a.tsv", ["one\teins", "", "two zwei", "three\tdrei"])
+    assert launch.main(["--config", f"{tmp_path}/exp.py", "--show_batch", f"--config.data.path={path}"]) == 2  # fmt: skip
+    said = capsys.readouterr()
+    assert said.err.strip().endswith(
+        f"data.path={path} line 3 has 1 column: expected source TAB target"
+    )
+    assert len(said.err.strip().splitlines()) == 1 and not said.out
+
+
 def labelled(write, **fields):
     rows = [(f"text {n}", label) for n, label in enumerate("baab" * 4 + "cba")]
     path = write("a.jsonl", [{"text": text, "label": label} for text, label in rows])
@@ -233,7 +263,7 @@ def test_tokenised_once(write, monkeypatch):
 @pytest.mark.parametrize(
     "kind, name, rows, fields, message",
     [
-        (PairsTask, "a.tsv", ["a\tb", "a"], {}, "a.tsv line 2 has 1 columns: expected source TAB"),
+        (PairsTask, "a.tsv", ["a\tb", "a"], {}, "a.tsv line 2 has 1 column: expected source TAB target$"),
         (PairsTask, "a.jsonl", [{"source": "a"}], {}, "line 1 has no field 'target' .*data.target_f"),
         (PairsTask, "a.tsv", [], {}, "data.path=.*a.tsv is empty: no line in it"),
         (PairsTask, "a.txt", ["a"], {}, r"a.txt is txt: expected \*.jsonl or \*.tsv"),
@@ -256,8 +286,10 @@ def test_tokenised_once(write, monkeypatch):
         (TaggedTask, "a.jsonl", [{"tags": ["O"]}], {}, "no field 'tokens' .*set data.tokens_field"),
         (TaggedTask, "a.tsv", ["a\tO"], {}, "line 1: words with tags are read from"),
         (PairsTask, "a.jsonl", ["\ufeff"], {}, "a.jsonl is empty: no line in it"),
-        (PairsTask, "hf:imdb", None, {}, "data.path=hf:imdb: .* a file or glob, bundled:NAME$"),
-        (LabelledTask, "a.tsv", ["a\t1", "b"], {}, "data.path=.*a.tsv line 2 has 1 columns"),
+        (PairsTask, "s3:imdb", None, {}, "data.path=s3:imdb: .* a file or glob, bundled:NAME, tfds:NAME"),
+        (PairsTask, "a.tsv", ["a\tb", "", "a\tb\tc"], {}, "line 3 has 3 columns: expected source TAB t"),
+        (PairsTask, "a.tsv", ["", "  ", ""], {}, "data.path=.*a.tsv is empty: no line in it"),
+        (LabelledTask, "a.tsv", ["a\t1", "b"], {}, "data.path=.*a.tsv line 2 has 1 column:"),
         (LabelledTask, "a.tsv", ["a\tb\t1"], {}, r"text TAB label \(data.pair_field=''\)"),
         (LabelledTask, "a.jsonl", [{"text": "a", "label": True}], {}, "is True, not text or a whole"),
         (LabelledTask, "a.jsonl", [{"text": "a", "label": "\ud800"}], {}, "half a surrogate pair"),

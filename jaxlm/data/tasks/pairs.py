@@ -6,7 +6,7 @@ Not for texts with a label (tasks/labelled.py), nor for corrupted text (tasks/sp
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import logging
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -16,14 +16,17 @@ from jaxlm.core.types import Batch
 from jaxlm.data import corruption, reading, records, special_tokens
 from jaxlm.data.tasks.records import RecordConfig, RecordTask, Split
 
+_log = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True)
 class PairsConfig(RecordConfig):
     """As RecordConfig, with *.tsv files of source TAB target; and the lengths.
 
     Attributes:
-      source_field: the source in a *.jsonl file.
-      target_field: the target in a *.jsonl file.
+      source_field: the source in a *.jsonl file or in a record of tfds: or hf:, whose fields are the
+        languages (en; where they are entries of one field, translation.en).
+      target_field: the target there.
       source_len: tokens of a source, <eos> included; longer ones are cut, and counted in the log.
       target_len: the same of a target.
     """
@@ -68,27 +71,28 @@ class PairsTask(RecordTask):
         return {"source": ids[0], "target": ids[1]}
 
     def prepare_splits(self) -> None:
-        """Report what is cut.
+        """Report what is cut, and what is empty: such pairs stay, as what they are.
 
         Raises:
           ValueError: the tokenizer marks no end of a text.
         """
         special_tokens.require_eos(self.tokenizer, self.config.tokenizer)
-        self._lines: dict[str, _Lines] = {}
-        for name in ("source", "target"):
-            lengths = [s.table.columns[name].lengths()[s.rows] + 1 for s in self.splits.values()]
+        self._lines: dict[str, records.Lines] = {}
+        lengths = np.concatenate([_lengths(split) for split in self.splits.values()])
+        for number, name in enumerate(("source", "target")):
             limit = getattr(self.config, f"{name}_len")
-            self.log_cut(f"data.{name}_len", limit, np.concatenate(lengths))
+            self.log_cut(f"data.{name}_len", limit, lengths[:, number])
+            if empty := int((lengths[:, number] == 1).sum()):
+                _log.info(
+                    "%s: %d of %d lines have no %s", self.config.path, empty, len(lengths), name
+                )
+
+    def sizes(self, split: Split) -> np.ndarray:
+        """Tokens of each pair's source and target as they are given to a model, int [N, 2]."""
+        return np.minimum(_lengths(split), [self.config.source_len, self.config.target_len])
 
     def lengths(self, split: Split) -> np.ndarray:
-        sizes = [
-            np.minimum(split.table.columns[name].lengths()[split.rows] + 1, limit)
-            for name, limit in (
-                ("source", self.config.source_len),
-                ("target", self.config.target_len),
-            )
-        ]
-        return sizes[0] + sizes[1]
+        return self.sizes(split).sum(1)
 
     def settings(self) -> list[Any]:
         return [self.config.source_len, self.config.target_len]
@@ -118,7 +122,7 @@ class PairsTask(RecordTask):
 
     def _raw(self, table: records.Table, rows: np.ndarray, ids: np.ndarray) -> Batch:
         """Source and target of the examples with these ids; "" for -1."""
-        lines = self._lines.setdefault(table.digest, _Lines(table.source))
+        lines = self._lines.setdefault(table.digest, records.Lines(table.source))
         texts = [lines[int(rows[number])] if number >= 0 else ("", "") for number in ids]
         columns = np.array(texts, object)  # [B, 2]
         return {"input": columns[:, 0], "reference": columns[:, 1]}
@@ -149,19 +153,7 @@ class PairsTask(RecordTask):
         return [f"{name:<9} {self.tokenizer.decode(ids)!r}" for name, ids in lines]
 
 
-class _Lines:
-    """Texts of lines as they stand in a file, whose table holds ids only; read once if asked for in order."""
-
-    def __init__(self, source: records.Source):
-        self._source, self._found, self._next = source, {}, 0
-        self._left = source.records()
-
-    def __getitem__(self, row: int) -> tuple[str, ...]:
-        if row not in self._found:
-            if row < self._next:
-                self._left, self._next = self._source.records(), 0
-            line = next(itertools.islice(self._left, row - self._next, None), None)
-            if line is None:
-                raise ValueError(f"{self._source.option}={self._source.path} lost lines meanwhile")
-            self._found[row], self._next = line.texts, row + 1
-        return self._found[row]
+def _lengths(split: Split) -> np.ndarray:
+    """Tokens of each pair's source and target, uncut, with <eos>, int [N, 2]."""
+    columns = [split.table.columns[name] for name in ("source", "target")]
+    return np.stack([column.lengths()[split.rows] + 1 for column in columns], 1)

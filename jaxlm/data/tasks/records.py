@@ -23,11 +23,14 @@ class RecordConfig:
     """Where the lines are.
 
     Attributes:
-      path: a file or glob, *.jsonl or *.tsv, or bundled:NAME.
-      val_path: the lines for validation; "": the last val_fraction of path's.
+      path: a file or glob, *.jsonl or *.tsv; bundled:NAME; tfds:NAME[@SPLIT] or
+        hf:NAME[:config][@SPLIT], whose split is train where none is named.
+      val_path: the lines for validation, as in tfds:wmt16_translate/de-en@validation; "": the last
+        val_fraction of path's.
       test_path: lines for split "test", which a run scores once, at its end; "": none.
-      tokenizer: bytes, chars, gpt2, or the path of a tokenizer.json, of a SentencePiece *.model or
-        of a folder with one; init_from: that of the model which the run starts from.
+      tokenizer: bytes, chars, gpt2, bpe:N (N ids, trained on the training lines of path), or the
+        path of a tokenizer.json, of a SentencePiece *.model or of a folder with one; init_from: that
+        of the model which the run starts from.
       val_fraction: the last part of path's lines, held out, where there is no val_path.
       eval_examples: evaluate on so many lines, evenly spread over a split; 0: on all.
     """
@@ -76,12 +79,16 @@ class RecordTask:
                 path,
                 self.parse,
                 self.kind(),
+                "train" if name == "train" else "",
             )
             for name, path in paths.items()
             if path
         }
         tokenizer = corpus.make_tokenizer(
-            config.tokenizer, [opened["train"]], [opened["train"].scan()]
+            config.tokenizer,
+            [opened["train"]],
+            [opened["train"].scan()],
+            0.0 if config.val_path else config.val_fraction,
         )
         self.tokenizer = special_tokens.with_special_tokens(tokenizer, self.special_tokens)
         self.special_ids = self.tokenizer.special_ids()

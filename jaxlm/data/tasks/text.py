@@ -26,10 +26,12 @@ class TextConfig:
 
     Attributes:
       path: a file or glob (*.jsonl: records; all else: plain text), bundled:NAME,
-        tfds:NAME[:field], hf:NAME[:config], tokens:DIR (made by jaxlm.prepare); or several joined
-        by commas, each with @weight or none (then in proportion to their sizes).
-      tokenizer: bytes, chars, gpt2, or the path of a tokenizer.json, of a SentencePiece *.model or
-        of a folder with one; init_from: that of the model which the run starts from.
+        tfds:NAME[@SPLIT][:field], hf:NAME[:config][@SPLIT] (of the split train where none is named),
+        tokens:DIR (made by jaxlm.prepare); or several joined by commas, each with @weight or none
+        (then in proportion to their sizes).
+      tokenizer: bytes, chars, gpt2, bpe:N (N ids, trained on the training part of path), or the path
+        of a tokenizer.json, of a SentencePiece *.model or of a folder with one; init_from: that of
+        the model which the run starts from.
       seq_len: tokens of a window; 0: the model's max_len, which the loop fills in.
       val_fraction: the last part, held out: in characters of a text, lines of a record file, tokens
         of a token file.

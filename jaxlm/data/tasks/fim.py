@@ -1,0 +1,122 @@
+"""Fill-in-the-middle: text of which a part is moved to the end, so that a left-to-right model infills.
+
+How a text is cut and put together is in data/corruption.py; how a trained model is asked to fill a
+gap in data/prompts.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from jaxlm.data import corruption, shuffle, special_tokens
+from jaxlm.data.tasks import batches, text
+
+
+@dataclasses.dataclass(frozen=True)
+class FimTextConfig(text.TextConfig):
+    """As TextConfig, and how many windows are rearranged.
+
+    Attributes:
+      fim_rate: share of the training windows that are; the others are plain text. Bavarian et al.
+        (2022, arXiv:2207.14255, section 4) find no harm to writing left to right up to 0.9.
+      spm_rate: share of these that have the suffix first ("spm"), so that both orders can be asked.
+    """
+
+    fim_rate: float = 0.5
+    spm_rate: float = 0.5
+
+    def __post_init__(self):
+        super().__post_init__()
+        if 0 < self.seq_len < 5:
+            raise ValueError(
+                f"data.seq_len={self.seq_len} must be at least 5: a gap takes 4 tokens"
+            )
+        for name in ("fim_rate", "spm_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"data.{name}={getattr(self, name)} must be from 0 to 1")
+
+
+class FimTextTask(text.TextTask):
+    """Next-token prediction over windows, some with a gap that is filled at the end; see FimTextConfig.
+
+    Every document of a rearranged window is cut by itself, since the middle ends with the token
+    that ends a document ("context level" in Bavarian et al., section 3). Windows keep their length:
+    one takes 3 tokens less of text for each document in it. Sentinels are no targets, as nothing
+    tells where a cut is; the <eos> of a middle is one.
+
+    Evaluation asks for the middles alone, each with the <eos> that ends it, of all windows in the
+    order "psm", cut by keys of their own: `bits_per_byte` is that of filling gaps, the cost of
+    ending them included.
+    """
+
+    Config: ClassVar[type] = FimTextConfig
+    special_tokens: ClassVar[tuple[str, ...]] = special_tokens.FIM
+
+    def __init__(self, config: FimTextConfig):
+        """Open the data as TextTask does.
+
+        Raises:
+          ValueError: also a tokenizer without an end symbol.
+        """
+        super().__init__(config)
+        special_tokens.require_eos(self.tokenizer, config.tokenizer)
+        names = self.tokenizer.special_ids()
+        self._sentinels = [names[name] for name in special_tokens.FIM]
+        self._sentinel_V = np.isin(np.arange(self.tokenizer.vocab_size), self._sentinels)
+
+    def settings(self) -> list[Any]:
+        return ["fim", self.config.fim_rate, self.config.spm_rate]
+
+    def make_example(self, ids: np.ndarray, key: np.ndarray) -> dict[str, np.ndarray]:
+        """As in TextTask."""
+        order = corruption.fim_order(key, self.config.fim_rate, self.config.spm_rate)
+        if order == "plain":
+            return super().make_example(ids, key)
+        return self._rearranged(ids[1:], key, order)[0]
+
+    def eval_example(self, split: str, example_id: int) -> dict[str, np.ndarray]:
+        """The same gap in every evaluation, whatever the run's seed; only what is in it weighs."""
+        ids = self._ids(split, example_id, with_context=False)
+        key = shuffle.make_key(text.EVAL, example_id)
+        example, gap_T = self._rearranged(ids, key, "psm")
+        return example | {"weights": example["weights"] * gap_T}
+
+    def _rearranged(
+        self, ids: np.ndarray, key: np.ndarray, order: str
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """An example, and bool [T]: which targets belong to a gap."""
+        eos_id, seq_len = self.tokenizer.eos_id, self.config.seq_len
+        rows, gaps, room = [], [], seq_len + 1
+        for number, document in enumerate(np.split(ids, np.flatnonzero(ids == eos_id))):
+            document = document[document != eos_id][: max(0, room - 4)]
+            if len(document):
+                moved, gap = corruption.fill_in_the_middle(
+                    document, key + np.uint64(number), order, self._sentinels, eos_id
+                )
+                rows.append(moved)
+                gaps.append(gap)
+                room -= len(moved)
+        filling = seq_len + 1 - sum(map(len, rows))
+        tokens = np.concatenate([*rows, np.zeros(filling, np.int32)])
+        gap_T = np.concatenate([*gaps, np.zeros(filling, bool)])[1:]
+        known = ~self._sentinel_V[tokens[1:]] & (np.arange(seq_len) < seq_len - filling)
+        example = {
+            "tokens": tokens[:-1], "targets": tokens[1:], "weights": known.astype(np.float32)
+        }  # fmt: skip
+        return example, gap_T
+
+    def show_example(
+        self, example: dict[str, np.ndarray], predicted: np.ndarray | None
+    ) -> list[str]:
+        """The text as it is told, then the tokens from the last gap on, each with its target."""
+        gaps = np.flatnonzero(example["tokens"] == self._sentinels[-1])
+        start = int(gaps[-1]) if len(gaps) else 0
+        said = None if predicted is None else predicted[start:]
+        parts = [example[name][start:] for name in ("tokens", "targets", "weights")]
+        return [
+            f"text     {self.tokenizer.decode(example['tokens'])!r}",
+            f"targets  {batches.show_targets(self.tokenizer, *parts, said)}",
+        ]
