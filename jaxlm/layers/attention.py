@@ -27,6 +27,14 @@ class Sight:
     source_BSD: Array | None = None  # an encoder's output
     source_segment_ids_BS: Array | None = None
 
+    def real(self, length: int) -> Array | None:
+        """Which of `length` tokens are no filling, bool [B, T]; None: all."""
+        if self.segment_ids_BT is not None:
+            return self.segment_ids_BT != 0
+        if self.lengths_B is not None:
+            return jnp.arange(length, dtype=jnp.int32)[None] < self.lengths_B[:, None]
+        return None
+
 
 @flax.struct.dataclass
 class LayerCache:
@@ -128,20 +136,27 @@ class Attention(nn.Module):
         return y, written
 
     def _cross(self, q, k, v, sight: Sight, decoding: bool) -> Array:
-        """Where only one side has segment ids, every token of the other is of segment 1."""
-        mine, theirs = sight.segment_ids_BT, sight.source_segment_ids_BS
-        pair = None
-        if mine is not None or theirs is not None:
-            batch, _, length, _ = q.shape
-            mine = jnp.ones((batch, length), jnp.int32) if mine is None else mine
-            theirs = jnp.ones((batch, k.shape[2]), jnp.int32) if theirs is None else theirs
-            pair = (mine, theirs)
+        pair = source_segments(sight, q.shape[2], k.shape[2])
         if decoding:
             where = sight.positions_BT
             slots = jnp.arange(k.shape[2], dtype=jnp.int32)[None]
             part = Part(jnp.swapaxes(k, 2, 3), v, slots)
             return attention_backends.attend_cache(q, (part,), self.spec, where, segments=pair)
         return attention_backends.attend(q, k, v, self.spec, self.backend, segments=pair)
+
+
+def source_segments(sight: Sight, length: int, source_length: int) -> tuple[Array, Array] | None:
+    """Segment ids [B, T] of the tokens and [B, S] of the source; None: there are none.
+
+    Where only one side has them, every token of the other is of segment 1.
+    """
+    mine, theirs = sight.segment_ids_BT, sight.source_segment_ids_BS
+    if mine is None and theirs is None:
+        return None
+    batch = (theirs if mine is None else mine).shape[0]
+    mine = jnp.ones((batch, length), jnp.int32) if mine is None else mine
+    theirs = jnp.ones((batch, source_length), jnp.int32) if theirs is None else theirs
+    return mine, theirs
 
 
 def _write(cache: LayerCache, new: Part, end_B: Array) -> LayerCache:

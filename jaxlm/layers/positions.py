@@ -1,4 +1,4 @@
-"""Where a token stands: rotary angles and ALiBi slopes. Learned positions are a table in `embedding.py`."""
+"""Where a token stands: sinusoids, rotary angles, ALiBi slopes, T5's buckets. Learned positions are a table in `embedding.py`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,20 @@ from jaxlm.core.types import Array
 
 POSITIONS = ("learned", "rotary", "alibi", "none")
 ROPE_SCALINGS = ("none", "linear", "llama3", "yarn")
+
+
+def sinusoids(positions_BT: Array, width: int) -> Array:
+    """Vectors that are added to embeddings, float32 [B, T, width].
+
+    Column 2i is the sine, column 2i + 1 the cosine of p / 10000^(2i / width), so that sines and cosines take turns.
+    (tensor2tensor and fairseq put all sines first: the same columns in another order.)
+
+    Source: Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762, section 3.5.
+    """
+    rates_K = 10_000.0 ** (-np.arange(0, width, 2, dtype=np.float32) / width)
+    angles = positions_BT[..., None].astype(jnp.float32) * rates_K[None, None]
+    pairs = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return pairs.reshape(*positions_BT.shape, -1)[..., :width]
 
 
 class RopeScaling(NamedTuple):
@@ -71,6 +85,24 @@ def rotary_table(
     if scaling.attention_factor == 1.0:
         return jnp.cos(angles), jnp.sin(angles)
     return jnp.cos(angles) * scaling.attention_factor, jnp.sin(angles) * scaling.attention_factor
+
+
+def rotary_table_2d(
+    positions_BT: Array, block_positions_BT: Array, head_dim: int, base: float
+) -> tuple[Array, Array]:
+    """Cosines and sines for tokens with two places each, float32 [B, 1, T, K].
+
+    Half of the pairs turn with the first place, half with the second, each half at all rates, as in the code of
+    ChatGLM-6B, which has one place's pairs side by side instead.
+    """
+
+    def angles(where_BT: Array) -> Array:
+        rates = rotary_rates(head_dim // 2, base)
+        return where_BT[:, None, :, None].astype(jnp.float32) * rates[None, None, None]
+
+    pairs = jnp.concatenate([angles(positions_BT), angles(block_positions_BT)], axis=-1)
+    twice = jnp.concatenate([pairs, pairs], axis=-1)
+    return jnp.cos(twice), jnp.sin(twice)
 
 
 def rotate(x_BHTK: Array, table: tuple[Array, Array]) -> Array:

@@ -21,7 +21,8 @@ from jaxlm.layers.attention_backends import Spec
 from jaxlm.layers.embedding import Embedding
 from jaxlm.layers.linear import Initializer, Linear, named
 from jaxlm.layers.mlp import ACTIVATIONS
-from jaxlm.layers.transformer import Stack, TransformerConfig
+from jaxlm.layers.transformer import Stack
+from jaxlm.layers.transformer_config import TransformerConfig
 
 HEADS = ("mlm", "sequence", "token", "none")
 

@@ -7,13 +7,11 @@ Not for losses (objectives/) or search (decode/).
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 import flax.linen as nn
 import flax.struct
-import jax
 import jax.numpy as jnp
 
 from jaxlm.core.outputs import NeuralOutput
@@ -23,28 +21,21 @@ from jaxlm.layers import positions as places
 from jaxlm.layers.attention import RING_SLACK, Caches, Sight, empty_caches
 from jaxlm.layers.attention_backends import Spec
 from jaxlm.layers.embedding import Embedding
+from jaxlm.layers.future_heads import FutureHeads
 from jaxlm.layers.linear import Head
-from jaxlm.layers.positions import POSITIONS, ROPE_SCALINGS, RopeScaling
-from jaxlm.layers.transformer import Stack, TransformerConfig
+from jaxlm.layers.moe_config import ExpertsConfig
+from jaxlm.layers.positions_config import PositionsConfig
+from jaxlm.layers.transformer import Stack
+from jaxlm.layers.transformer_config import TransformerConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class GPTConfig(TransformerConfig):
+class GPTConfig(PositionsConfig, ExpertsConfig, TransformerConfig):
     """GPT-2 by default. Llama: positions="rotary", norm="rmsnorm", mlp="swiglu", bias=False, tie_embeddings=False.
 
     Mistral is that with `window`, Qwen 2 with qkv_bias=True, Qwen 3 with qk_norm=True and a head_dim of its own.
     """
 
-    positions: str = "learned"
-    rope_base: float = 10_000.0
-    rope_scaling: str = "none"  # linear, llama3, yarn: read beyond the length of training
-    rope_factor: float = 1.0  # how many times longer
-    rope_original_len: int = 0  # positions of training; llama3 and yarn need it
-    rope_low_freq: float = (
-        1.0  # rates with fewer turns over rope_original_len are divided by rope_factor
-    )
-    rope_high_freq: float | None = None  # rates with more are kept; None: llama3 4, yarn 32
-    rope_attention_factor: float | None = None  # None: under yarn 0.1 ln(rope_factor) + 1, else 1
     window: int = 0  # attend to the last `window` positions, a token's own included; 0: all
     qk_norm: bool = False
     norm_gains: bool = True  # off: rmsnorm without parameters
@@ -53,56 +44,29 @@ class GPTConfig(TransformerConfig):
     tie_embeddings: bool = True
     embedding_norm: bool = False  # normalise embeddings before the first block, as BLOOM does
     logit_soft_cap: float = 0.0
+    num_future: int = (
+        1  # next tokens that are predicted; each after the first takes one of num_layers
+    )
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_choices(positions=POSITIONS, rope_scaling=ROPE_SCALINGS)
-        if self.positions == "rotary" and self.head_width % 2:
-            raise ValueError(
-                f'model.positions="rotary" needs an even head width, not {self.head_width}'
-            )
-        if self.rope_scaling != "none":
-            self._check_rope_scaling()
-        elif self.rope_factor != 1:
-            raise ValueError(
-                f"model.rope_factor={self.rope_factor} needs model.rope_scaling: {', '.join(ROPE_SCALINGS[1:])}"
-            )
         if self.norm == "layernorm" and not self.norm_gains:
             raise ValueError('model.norm_gains=False needs model.norm="rmsnorm"')
         if self.window < 0:
             raise ValueError(f"model.window={self.window} must be 0 (no limit) or more")
-
-    def _check_rope_scaling(self) -> None:
-        name = f'model.rope_scaling="{self.rope_scaling}"'
-        if self.positions != "rotary":
-            raise ValueError(f'{name} needs model.positions="rotary"')
-        if self.rope_factor <= 0:
-            raise ValueError(f"model.rope_factor={self.rope_factor} must be positive")
-        if self.rope_scaling != "linear" and self.rope_original_len < 1:
-            raise ValueError(f"{name} needs model.rope_original_len, the positions of training")
-        low, high = self.rope.low_freq, self.rope.high_freq
-        if self.rope_scaling != "linear" and not 0 < low < high:
+        if not 1 <= self.num_future <= self.num_layers:
             raise ValueError(
-                f"{name} needs 0 < model.rope_low_freq={low} < model.rope_high_freq={high}"
+                f"model.num_future={self.num_future} must be from 1 to model.num_layers={self.num_layers}, "
+                "a block each"
             )
 
     @property
-    def rope(self) -> RopeScaling:
-        """The scaling of rotary rates, with what follows from its kind filled in."""
-        high, factor = self.rope_high_freq, self.rope_attention_factor
-        if high is None:
-            high = 32.0 if self.rope_scaling == "yarn" else 4.0
-        if factor is None:
-            longer = self.rope_scaling == "yarn" and self.rope_factor > 1
-            factor = 0.1 * math.log(self.rope_factor) + 1.0 if longer else 1.0
-        return RopeScaling(
-            self.rope_scaling,
-            self.rope_factor,
-            self.rope_low_freq,
-            high,
-            self.rope_original_len,
-            factor,
-        )
+    def trunk(self) -> GPTConfig:
+        """Of the blocks on the next token's way, its own head the last of them: a GPT without other heads."""
+        if self.num_future == 1:
+            return self
+        depth = self.num_layers - self.num_future + 1
+        return dataclasses.replace(self, num_layers=depth, num_future=1)
 
     @property
     def spec(self) -> Spec:
@@ -136,9 +100,11 @@ class GPT(nn.Module):
         positions: Array | None = None,
         prefix_lengths: Array | None = None,
         *,
+        prefix: Array | None = None,
         train: bool = False,
         caches: Caches | None = None,
         lengths: Array | None = None,
+        future: bool = False,
     ) -> NeuralOutput | tuple[NeuralOutput, Caches]:
         """Score every position.
 
@@ -147,9 +113,12 @@ class GPT(nn.Module):
           segment_ids: int32 [B, T]; a token sees its own segment only. 0 is filling.
           positions: int32 [B, T]; 0.. by default.
           prefix_lengths: int32 [B]; every token of a row sees its first so many (prefix LM).
+          prefix: float [B, P, D], vectors that are no tokens (an image's patches) before every row. They see each other in
+            both directions and no token, and tokens stand after them: `positions` and `lengths` count them too.
           train: dropout (stream "dropout") and rematerialisation on.
           caches: keys and values of earlier positions, from `extend`.
           lengths: int32 [B], with caches; the rest of a row is filling.
+          future: also the final states of the heads of further tokens, aux["future_BNTD"]; head n predicts n + 2 ahead.
 
         Returns:
           The output; with caches, also the new ones.
@@ -162,11 +131,15 @@ class GPT(nn.Module):
         cfg = self.config
         init = nn.initializers.normal(cfg.init_std)
         dtype = cfg.compute_dtype
-        if positions is None:
-            self._check_length(tokens.shape[1])
-            positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         embed = Embedding(cfg.vocab_rows, cfg.d_model, init, dtype=dtype, name="embed")
         x = embed(tokens)
+        num_before = 0 if prefix is None else prefix.shape[1]
+        if prefix is not None:
+            x = jnp.concatenate([prefix.astype(x.dtype), x], axis=1)
+            prefix_lengths = jnp.full((x.shape[0],), num_before, jnp.int32)
+        if positions is None:
+            self._check_length(x.shape[1])
+            positions = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
         rotary = None
         if cfg.positions == "learned":
             axes = (None, "embed")
@@ -180,8 +153,17 @@ class GPT(nn.Module):
         x = nn.Dropout(cfg.dropout, deterministic=not train)(x)
         x = nn.with_logical_constraint(x, ("batch", "length", None))
         sight = Sight(positions, lengths, rotary, segment_ids, prefix_lengths)
-        x, new_caches, aux = Stack(cfg, cfg.spec, train=train, name="stack")(x, sight, caches)
-        x = cfg.make_norm("final_norm")(x)
+        future = cfg.num_future > 1 and (future or self.is_initializing())
+        shape = cfg.trunk, cfg.spec
+        stack = Stack(*shape, train=train, fork=future, name="stack")
+        x, new_caches, aux = stack(x, sight, caches)
+        norm = cfg.make_norm("final_norm")
+        x = norm(x[:, num_before:])
+        if future:
+            heads = FutureHeads(*shape, cfg.num_future - 1, train, name="future")
+            states, more = heads(aux.pop("fork_BTD"), sight)
+            aux |= {name: jnp.concatenate([aux[name], part]) for name, part in more.items()}
+            aux["future_BNTD"] = norm(states[:, :, num_before:])
         if cfg.tie_embeddings:
             head = embed.embedding.T
         else:
@@ -200,7 +182,7 @@ class GPT(nn.Module):
         self._check_length(max_len)
         cfg = self.config
         layers = empty_caches(
-            cfg.num_layers,
+            cfg.trunk.num_layers,
             batch_size,
             min(max_len, cfg.window + RING_SLACK) if cfg.window else max_len,
             cfg.kv_heads,
@@ -252,6 +234,11 @@ class GPT(nn.Module):
         """Forget what lies behind the first lengths_B positions; a window's ring can forget RING_SLACK positions."""
         return cache.replace(lengths_B=jnp.minimum(cache.lengths_B, lengths_B))
 
+    @property
+    def aux_terms(self) -> Mapping[str, float]:
+        """Entries of an output's `aux` that are terms of a loss, with their coefficients."""
+        return self.config.aux_terms
+
     def attention_choice(self, batch_keys: Iterable[str] = ()) -> tuple[str, str]:
         """The attention backend that will run on this device for a batch with these entries, and why."""
         cfg, keys = self.config, set(batch_keys)
@@ -262,16 +249,17 @@ class GPT(nn.Module):
     def flops_per_token(self, params: PyTree, seq_len: int) -> float:
         """Training FLOPs a token: 6 N + 12 L H K T (PaLM, arXiv:2204.02311, appendix B).
 
-        N leaves out tables that are only looked up. Causality is not discounted, as is the custom.
+        N leaves out tables that are only looked up, and experts that are not. Causality is not discounted, as is the custom.
         """
         cfg = self.config
-        total = sum(leaf.size for leaf in jax.tree.leaves(params))
+        total = cfg.active_size(params)
         lookups = cfg.max_len * cfg.d_model if cfg.positions == "learned" else 0
         if not cfg.tie_embeddings:
             lookups += cfg.vocab_rows * cfg.d_model
         attention = 12.0 * cfg.num_layers * cfg.num_heads * cfg.head_width * seq_len
-        return 6.0 * (total - lookups) + attention
+        further = (cfg.num_future - 1) * cfg.vocab_rows * cfg.d_model  # the same unembedding
+        return 6.0 * (total - lookups + further) + attention
 
     def activation_bytes(self, num_tokens: int) -> float:
         """About what one micro-batch needs for its backward pass, bytes."""
-        return self.config.activation_bytes(num_tokens)
+        return self.config.activation_bytes(num_tokens, self.config.num_future)

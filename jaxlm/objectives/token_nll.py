@@ -6,12 +6,19 @@ Not an objective itself: which model and which batch a loss is right for, each o
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
 from jaxlm.core import metrics, randomness
-from jaxlm.core.types import Array, Batch, LossContext, LossOut, PyTree
+from jaxlm.core.numerics import TokenStats
+from jaxlm.core.types import Array, Batch, LossContext, LossOut, ModelOutput, PyTree, Sums
+
+Terms, Report = dict[str, Array], dict[str, Sums]
+
+REPORTED = "router/"
+"""Entries of an output's `aux` with such names are shown in the log, as means over layers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,17 +41,22 @@ class TokenNLL:
 
     Batch: what the model reads; targets int32 [B, T], aligned with what the model scores; weights float32 [B, T] (0
     ignores). Reports `loss`, the plain negative log-likelihood in nats a target, whatever is trained on.
+
+    A model's `aux_terms` (how evenly its experts are used, ...) are terms too: the mean over its layers times the weight of
+    all targets here. So of several micro-batches their mean counts, where each was balanced for itself.
     """
 
     Config = Config
     batch_keys: ClassVar[tuple[str, ...]] = ("targets", "weights")
     coupled: ClassVar[bool] = False
     reports_accuracy: ClassVar[bool] = False  # the share of targets that are the argmax
+    asks: ClassVar[Mapping[str, bool]] = {}  # of the model, besides its scores
 
     def __init__(self, config: Config, model: Any):
         self.config = config
         self.model = model
-        self.terms = {"nll": 1.0} | ({"z": config.z_loss} if config.z_loss else {})
+        self.aux_terms = dict(getattr(model, "aux_terms", {}))
+        self.terms = {"nll": 1.0} | self.aux_terms | ({"z": config.z_loss} if config.z_loss else {})
 
     def weights(self, batch: Batch) -> dict[str, Array]:
         """Counted targets; the same for every term."""
@@ -59,22 +71,37 @@ class TokenNLL:
         """
         inputs = {key: batch[key] for key in model_inputs(self.model) if key in batch}
         rngs = {"dropout": randomness.named_key(ctx.key, "dropout")}
-        output = self.model.apply({"params": params}, **inputs, train=ctx.train, rngs=rngs)
-        stats = output.token_stats(batch["targets"])
-        nll = metrics.weighted(stats.nll, batch["weights"])
+        output = self.model.apply(
+            {"params": params}, **inputs, train=ctx.train, rngs=rngs, **self.asks
+        )
+        sums, report = self.score(output, batch)
+        weight = jnp.sum(batch["weights"].astype(jnp.float32))
+        for name, values in output.aux.items():
+            if name in self.aux_terms or name.startswith(REPORTED):
+                report[name] = metrics.weighted(jnp.mean(values), weight)
+        sums |= {name: report[name].total for name in self.aux_terms}
+        return LossOut(sums=sums, report=report, vars=ctx.vars)
+
+    def score(self, output: ModelOutput, batch: Batch) -> tuple[Terms, Report]:
+        """The sum of every term, and what is reported."""
+        return self.sums(output.token_stats(batch["targets"]), batch["weights"])
+
+    def sums(self, stats: TokenStats, weights: Array) -> tuple[Terms, Report]:
+        """As `score`, of one figure for each target and its weight, of any shape."""
+        nll = metrics.weighted(stats.nll, weights)
         smoothing = self.config.label_smoothing
-        smoothed = metrics.weighted(stats.uniform_nll, batch["weights"]).total
+        smoothed = metrics.weighted(stats.uniform_nll, weights).total
         sums = {
             "nll": (1 - smoothing) * nll.total + smoothing * smoothed if smoothing else nll.total
         }
         report = {"loss": nll}
         if self.reports_accuracy:
-            report["accuracy"] = metrics.weighted(stats.correct, batch["weights"])
+            report["accuracy"] = metrics.weighted(stats.correct, weights)
         if "z" in self.terms:
-            squares = metrics.weighted(jnp.square(stats.log_z), batch["weights"])
+            squares = metrics.weighted(jnp.square(stats.log_z), weights)
             sums["z"] = squares.total
             report["log_z_squared"] = squares
-        return LossOut(sums=sums, report=report, vars=ctx.vars)
+        return sums, report
 
 
 def model_inputs(model: Any) -> tuple[str, ...]:
@@ -86,7 +113,7 @@ def require_direction(model: Any, direction: str, objective: str, why: str) -> N
     """Refuse a model that looks another way than an objective's targets allow.
 
     Args:
-      model: its `direction` is "causal" (also where it names none), "bidirectional" or "encoder_decoder".
+      model: its `direction` is "causal" (also where it names none), or another one in FITTING.
       direction: the one accepted.
       objective: its kind, for the message.
       why: what would be wrong, as the end of a sentence on the model.
@@ -105,8 +132,9 @@ def require_direction(model: Any, direction: str, objective: str, why: str) -> N
 
 
 FITTING = {
-    "causal": "causal_lm, prefix_lm",
+    "causal": "causal_lm, prefix_lm, multi_token",
     "bidirectional": "masked_lm, classification",
     "encoder_decoder": "seq2seq",
+    "image_to_text": "image_to_text",
 }
 """Direction of a model -> objectives to name in an error."""

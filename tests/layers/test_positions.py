@@ -1,10 +1,28 @@
-"""Rotary angles and ALiBi slopes, by hand."""
+"""Sinusoids, rotary angles and ALiBi slopes, by hand."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.layers import positions
+
+
+def test_sinusoids_by_hand():
+    """Width 4: angles p and p / 100. sin 1 = 0.8415, cos 1 = 0.5403, sin 2 = 0.9093, cos 2 = -0.4161."""
+    table = [
+        [0.0, 1.0, 0.0, 1.0],
+        [0.84147, 0.54030, 0.0099998, 0.99995],
+        [0.90930, -0.41615, 0.0199987, 0.99980],
+    ]
+    np.testing.assert_allclose(positions.sinusoids(jnp.arange(3)[None], 4), [table], atol=1e-5)
+    # Wherever a token is said to stand, as in packed rows and behind a cache; an odd width ends with a sine.
+    packed = positions.sinusoids(jnp.array([[2, 0, 1], [1, 1, 0]]), 4)
+    np.testing.assert_allclose(packed[0], np.array(table)[[2, 0, 1]], atol=1e-5)
+    np.testing.assert_allclose(packed[1], np.array(table)[[1, 1, 0]], atol=1e-5)
+    assert positions.sinusoids(jnp.array([[1]]), 3).shape == (1, 1, 3)
+    far = positions.sinusoids(jnp.array([[5000]]), 512)[0, 0]  # column 2i: 5000 / 10000^(i / 256)
+    np.testing.assert_allclose(far[256], np.sin(50.0), atol=1e-3)
+    np.testing.assert_allclose(far[257], np.cos(50.0), atol=1e-3)
 
 
 def test_rotary_turns_pairs_by_the_angle():
@@ -32,6 +50,15 @@ def test_rotary_scores_depend_on_distance_only(key):
 
     assert abs(score(7, 3) - score(104, 100)) < 1e-4
     assert abs(score(7, 3) - score(7, 4)) > 1e-3
+
+
+def test_two_places_turn_half_of_the_pairs_each():
+    """Eight columns, four pairs: with base 100 two turn with the one place at rates 1 and 0.1, two with the other."""
+    table = positions.rotary_table_2d(jnp.array([[0, 3, 3]]), jnp.array([[0, 0, 2]]), 8, base=100.0)
+    x = jnp.zeros((1, 1, 3, 8)).at[..., :4].set(1.0)
+    angles = np.array([[0, 0, 0, 0], [3, 0.3, 0, 0], [3, 0.3, 2, 0.2]])
+    expected = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
+    np.testing.assert_allclose(positions.rotate(x, table)[0, 0], expected, atol=1e-6)
 
 
 def test_alibi_slopes_of_the_paper():

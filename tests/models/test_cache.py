@@ -11,6 +11,8 @@ import pytest
 
 from jaxlm.decode.cache import take_rows
 from jaxlm.layers.attention import RING_SLACK
+from jaxlm.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from jaxlm.models.glm import GLM, GLMConfig
 from jaxlm.models.gpt import GPT, GPTConfig
 from jaxlm.models.t5 import T5, T5Config
 
@@ -38,6 +40,19 @@ OLD_T5 = T5Config(
     relative_buckets=8,
     relative_max_distance=12,
 )
+OLD_GLM = GLMConfig(
+    vocab_size=50, num_layers=2, d_model=16, num_heads=4, d_ff=32, max_len=LENGTH, mask_id=48
+)
+OF_2017 = EncoderDecoderConfig(
+    vocab_size=50,
+    num_layers=1,
+    num_decoder_layers=2,
+    d_model=16,
+    num_heads=2,
+    d_ff=32,
+    max_len=LENGTH,
+)
+MODELS = {GPTConfig: GPT, T5Config: T5, GLMConfig: GLM, EncoderDecoderConfig: EncoderDecoder}
 FAMILIES = {
     "gpt2": GPT2,
     "llama": LLAMA,
@@ -52,6 +67,20 @@ FAMILIES = {
     "t5 1.0": OLD_T5,
     "t5 1.1": dataclasses.replace(OLD_T5, mlp="geglu", tie_embeddings=False),
     "t5 scanned": dataclasses.replace(OLD_T5, scan_layers=True, num_decoder_layers=None),
+    "encoder-decoder": OF_2017,
+    "encoder-decoder additive": dataclasses.replace(
+        OF_2017,
+        scan_layers=True,
+        post_norm=False,
+        positions="learned",
+        cross_attention="additive",
+    ),
+    "encoder-decoder of today": dataclasses.replace(
+        OF_2017, post_norm=False, norm="rmsnorm", mlp="swiglu", bias=False, share_embeddings=False
+    ),
+    "glm": OLD_GLM,
+    "glm rotary": dataclasses.replace(OLD_GLM, positions="rotary"),
+    "glm scanned": dataclasses.replace(OLD_GLM, scan_layers=True),
 }
 RING = WINDOW.window + RING_SLACK
 # Tokens of each row in each block, for three rows whose texts end at 64: as long as the ring, longer, shorter.
@@ -67,13 +96,14 @@ class Family:
         self.tokens = jax.random.randint(keys[0], (3, LENGTH), 0, config.vocab_size)
         self.prefix = jnp.asarray(BLOCKS[0]) if name.startswith("prefix") else None
         inputs, self.inputs = {}, {}
-        if isinstance(config, T5Config):
-            source = jax.random.randint(keys[1], (3, 7), 0, config.vocab_size)
+        if "source" in MODELS[type(config)].inputs:
+            source = jax.random.randint(keys[1], (3, 7), 0, 48)
+            source = source.at[jnp.array([0, 1]), jnp.array([3, 5])].set(48)  # GLM's [MASK]
             real = (jnp.arange(7)[None] < jnp.array([[7], [4], [1]])).astype(jnp.int32)
             inputs = self.inputs = {"source": source, "source_segment_ids": real}
         elif self.prefix is not None:
             inputs = {"prefix_lengths": self.prefix}
-        self.model = (T5 if self.inputs else GPT)(config)
+        self.model = MODELS[type(config)](config)
         made = nn.unbox(jax.eval_shape(self.model.init, keys[2], self.tokens, **inputs))["params"]
         draw = np.random.default_rng(0).normal
         self.params = jax.tree.map(lambda a: 0.3 * draw(size=a.shape).astype(np.float32), made)
@@ -107,7 +137,14 @@ class Family:
 family = functools.cache(Family)
 
 
-SLOW = ("t5 scanned", "prefix and window")
+SLOW = (
+    "t5 scanned",
+    "prefix and window",
+    "encoder-decoder additive",
+    "encoder-decoder of today",
+    "glm rotary",
+    "glm scanned",
+)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +162,7 @@ def test_every_position_scores_as_in_the_whole_text_in_ragged_blocks_and_single_
     assert cache.lengths_B.tolist() == [64, 64, 64]
 
 
-@pytest.mark.parametrize("name", ["llama", "window", "scanned window", "t5 1.0"])
+@pytest.mark.parametrize("name", ["llama", "window", "scanned window", "t5 1.0", "glm"])
 def test_rows_can_be_taken_in_any_order_and_twice(name):
     of = family(name)
     cache = of.read(of.empty(), [RING, 45, 3], 48)
@@ -133,7 +170,10 @@ def test_rows_can_be_taken_in_any_order_and_twice(name):
     of.read(cache, [1, 1, 1], 1, rows=(2, 0, 2))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "window", "scanned window", "t5 1.0"])
+ADDITIVE = pytest.param("encoder-decoder additive", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "window", "scanned window", "t5 1.0", "glm", ADDITIVE])
 def test_rewound_positions_are_as_if_never_written(name):
     of = family(name)
     cache = of.read(of.empty(), [45, 20, 3], 48)
@@ -171,7 +211,7 @@ def test_filling_does_not_spoil_what_stands_at_the_end_of_a_full_cache():
     of.read(cache, [1, 1, 4], 48)
 
 
-def test_every_leaf_has_the_batch_first():
-    for name in ("llama", "scanned window", "t5 1.0"):
-        for leaf in jax.tree.leaves(family(name).empty()):
-            assert leaf.shape[0] == 3
+@pytest.mark.parametrize("name", ["llama", "scanned window", "t5 1.0", "glm", ADDITIVE])
+def test_every_leaf_has_the_batch_first(name):
+    for leaf in jax.tree.leaves(family(name).empty()):
+        assert leaf.shape[0] == 3

@@ -141,10 +141,13 @@ def test_padding_on_either_side_changes_nothing():
 
 
 def test_packed_pairs_score_as_they_do_alone():
+    """With the positions that packed data give: only distances in a row count, the same wherever a segment begins."""
     model, params, tokens, source = build(OLD)
     both = {
         "segment_ids": ids((1, 4), (2, 4), (0, 1)),
         "source_segment_ids": ids((1, 6), (2, 6), (0, 1)),
+        "positions": jnp.array(2 * [[*range(4), *range(4), 0]], jnp.int32),
+        "source_positions": jnp.array(2 * [[*range(6), *range(6), 0]], jnp.int32),
     }
     packed = logits(model, params, tokens, source, **both)
     first = logits(model, params, tokens[:, :4], source[:, :6])

@@ -61,6 +61,18 @@ class Pair(nn.Module):
         return output(table[tokens] * jnp.broadcast_to(scale, (*tokens.shape, 3)))
 
 
+class Blanked(Pair):
+    """As Pair, halved where a blank begins."""
+
+    optional_inputs: ClassVar[tuple[str, ...]] = ("positions", "block_positions")
+
+    @nn.compact
+    def __call__(self, tokens, source, positions=None, block_positions=None, *, train=False):
+        table = self.param("table", nn.initializers.zeros, (3, 3))
+        scale = jnp.where(block_positions == 1, 0.5, 1.0)[:, :, None]
+        return output(table[tokens] * jnp.broadcast_to(scale, (*tokens.shape, 3)))
+
+
 class Classifier(Table):
     """One class a row, by its first token."""
 

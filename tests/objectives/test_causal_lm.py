@@ -44,6 +44,16 @@ def test_label_smoothing_by_hand():
     np.testing.assert_allclose(out.report["loss"].total, (weights * NLL).sum(), rtol=1e-6)
 
 
+def test_label_smoothing_in_bits():
+    """Of probabilities 1/2, 1/4, 1/4: 1, 2 and 2 bits, 5/3 on average. With 0.3 of it: 0.7 + 0.5 = 1.2, 1.4 + 0.5 = 1.9."""
+    targets = jnp.array([[0, 1, 2], [1, 0, 0]])
+    batch = BATCH | {"tokens": jnp.zeros((2, 3), jnp.int32), "targets": targets}
+    _, out = call(Config(label_smoothing=0.3), batch)
+    bits = 1.2 + 1.9 + 1.9 + 1.9 + 0.5 * 1.2
+    np.testing.assert_allclose(out.sums["nll"], 0.693147 * bits, rtol=1e-5)
+    np.testing.assert_allclose(out.report["loss"].total, 0.693147 * 7.5, rtol=1e-5)  # plain
+
+
 def test_z_loss_by_hand():
     objective, out = call(Config(z_loss=1e-4), shift=2.0)  # log Z is 2 everywhere
     assert objective.terms == {"nll": 1.0, "z": 1e-4}

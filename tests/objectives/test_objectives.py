@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tables import PROBS, Bidirectional, Classifier, Pair, Prefixed, Table, loss_out
+from tables import PROBS, Bidirectional, Blanked, Classifier, Pair, Prefixed, Table, loss_out
 
 from jaxlm.core.types import LossContext
 from jaxlm.models.bert import BERT, BERTConfig
-from jaxlm.objectives import classification, masked_lm, prefix_lm, seq2seq
+from jaxlm.objectives import blank_infilling, classification, masked_lm, prefix_lm, seq2seq
 from jaxlm.objectives.token_nll import Config, TokenNLL
 
 TOKENS = jnp.array([[0, 1, 2], [2, 2, 0]])
@@ -53,6 +53,19 @@ CASES = [
         BATCH | {"source": jnp.array([[0, 1], [1, 0]])},
         np.array([NLL[0], SECOND]),
         (1, 2),
+    ),
+    Case(
+        blank_infilling.BlankInfilling,
+        Blanked,
+        BATCH
+        | {
+            "source": jnp.array([[0, 1], [1, 0]]),
+            "positions": jnp.array([[0, 0, 0], [1, 1, 0]]),
+            "block_positions": jnp.array([[1, 2, 3], [1, 2, 1]]),
+        },
+        np.array([[-np.log(halved(PROBS[0])[1]), *NLL[0, 1:]], [SECOND[0], NLL[1, 1], SECOND[2]]]),
+        (1, 2),
+        2 / 4.5,
     ),
     Case(
         classification.Classification,
@@ -121,6 +134,7 @@ def test_gradient_against_finite_differences(case):
         (prefix_lm.PrefixLM, Bidirectional, 'objective.kind="prefix_lm" needs a model .* causal'),
         (prefix_lm.PrefixLM, Table, "Table does not read prefix_lengths"),
         (masked_lm.MaskedLM, Table, "is causal.*For this model: causal_lm, prefix_lm"),
+        (blank_infilling.BlankInfilling, Pair, "Pair does not read block_positions"),
         (seq2seq.Seq2Seq, Bidirectional, "needs a model that is encoder_decoder"),
     ],
 )
