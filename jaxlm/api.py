@@ -13,11 +13,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from jaxlm import config as configs
 from jaxlm import interop
 from jaxlm.core.types import PyTree
+from jaxlm.data import images
 from jaxlm.decode.timing import measured
 from jaxlm.eval import results, suites
 from jaxlm.interop import chat, huggingface, mapping, sentence
@@ -26,7 +28,7 @@ from jaxlm.train import assembly, initial, loop, runtime
 from jaxlm.train import workdir as folders
 from jaxlm.train.checkpoint import Checkpointer
 
-__all__ = ["LanguageModel", "evaluate", "load", "measured", "run"]
+__all__ = ["LanguageModel", "evaluate", "load", "measured", "read_images", "run"]
 
 IMPORTED = "imported"
 """A run's folder of this name holds what `jaxlm.convert import` remembers of its source."""
@@ -82,6 +84,24 @@ def load(path: Any, *, best: bool = False) -> LanguageModel:
         end_ids=huggingface.end_ids(imported),
         chat_template=chat.read(imported),
     )
+
+
+def read_images(path: Any, lm: LanguageModel) -> np.ndarray:
+    """The images of a file as `lm.write` takes them, float32 [N, height, width, channels], 0..1.
+
+    Args:
+      path: *.jsonl, lines as those that the model was trained on; or *.npy, one image or several, as whole numbers
+        0..data.pixel_max or floats 0..1.
+      lm: a run trained on images.
+
+    Raises:
+      ValueError: images of another size than the run's, or a run without any; file and line are named.
+    """
+    data = lm.config.data
+    if "image_field" not in data:
+        raise ValueError(f'{path}: the model was trained on no images (data.kind="{data.kind}")')
+    form = images.Form(data.image_size, data.num_channels, data.pixel_max)
+    return images.read(str(path), form, data.image_field)
 
 
 def evaluate(

@@ -3,8 +3,11 @@
 python -m jaxlm.generate --workdir runs/quickstart --prompt "ROMEO:" --max_tokens 300 --temperature 0.8 --seed 1
 python -m jaxlm.generate --workdir DIR --prompts_file prompts.txt --method beam --num_beams 4 --output texts.jsonl
 echo "Once upon a time" | python -m jaxlm.generate --workdir DIR --top_p 0.9
+python -m jaxlm.generate --workdir DIR --infill --prompt "The [MASK] sat on the mat."
+python -m jaxlm.generate --workdir DIR --image digits.jsonl
 
-A single prompt in a terminal: its text, as it comes. Else one JSON object a line for each continuation.
+A single prompt in a terminal: its text, as it comes. Else one JSON object a line for each continuation; with --infill for
+each prompt, with the filled text and what was filled in.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -40,7 +43,7 @@ SETTINGS: dict[str, tuple[Any, str]] = {
     "num_draft": (int, "with --draft: tokens that it writes ahead"),
 }
 """Settings of the methods in jaxlm.decode.METHODS; a default stands in the method's file."""
-ASKED = ("method", "max_tokens", "seed", "stop", "batch_size")
+ASKED = ("method", "max_tokens", "seed", "stop", "batch_size", "blank")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,11 +65,22 @@ def _parser() -> cli.Parser:
     prompts.add_argument(
         "--prompts_file", metavar="FILE", help='one a line, or .jsonl with "prompt" in each'
     )
+    prompts.add_argument(
+        "--image",
+        metavar="FILE",
+        help="what a model of images writes of: lines as those of its data, or an .npy file; a prompt begins their texts",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--output", metavar="FILE", help="JSON Lines")
     how = parser.add_argument_group("how", argument_default=argparse.SUPPRESS)
     how.add_argument("--method", help="sample, beam or contrastive; default sample")
-    how.add_argument("--max_tokens", type=int, help="default 200")
+    how.add_argument(
+        "--max_tokens",
+        type=int,
+        help="default 200; of a filling a quarter of the model's positions",
+    )
+    how.add_argument("--infill", action="store_true", default=False, help="fill gaps in prompts")
+    how.add_argument("--blank", metavar="TEXT", help="what stands for a gap; default [MASK]")
     how.add_argument("--seed", type=int, help="prompt number n draws by seed + n; default 0")
     how.add_argument("--stop", action="append", metavar="TEXT", help="ends a text; again and again")
     how.add_argument("--batch_size", type=int, help="prompts side by side; changes no text")
@@ -90,20 +104,26 @@ def _generate(options: argparse.Namespace) -> None:
         if name in asked and isinstance(kind, dict):
             asked[name] = kind[asked[name]]
     asked["constraint"] = _constraint(given)
+    if "blank" in asked and not options.infill:
+        raise ValueError("--blank goes with --infill")
     from jaxlm import api  # after the arguments: their mistakes show at once
 
     lm = api.load(options.workdir, best=options.best)
     if "draft" in given:
         asked["draft"] = api.load(given["draft"])
+    if options.image is not None:
+        asked["images"] = api.read_images(options.image, lm)
+        prompts = prompts * len(asked["images"]) if len(prompts) == 1 else prompts
     several = len(prompts) > 1 or asked.get("num_return", 1) > 1
+    rows = _filled_rows if options.infill else _written_rows
     with api.measured() as timing:
         if options.output:
             with open(options.output, "w", encoding="utf-8") as file:
-                _write_lines(lm, prompts, asked, file)
+                _write_lines(lm, prompts, asked, rows, file)
         elif several or not sys.stdout.isatty():
-            _write_lines(lm, prompts, asked, sys.stdout)
+            _write_lines(lm, prompts, asked, rows, sys.stdout)
         else:
-            _stream(lm, prompts[0], asked)
+            _stream(lm, prompts[0], asked, options.infill)
     print(timing, file=sys.stderr)
 
 
@@ -119,6 +139,8 @@ def _prompts(options: argparse.Namespace) -> Iterator[str]:
                 return
             for number, line in enumerate(_lines(file), 1):
                 yield _prompt_of(line, f"{path}:{number}")
+    elif options.image is not None and not options.prompt:
+        yield ""
     elif not options.prompt:
         if sys.stdin is None or sys.stdin.isatty():
             raise ValueError("no prompt: give --prompt TEXT, --prompts_file FILE or pipe them in")
@@ -152,32 +174,54 @@ def _constraint(given: dict[str, Any]) -> dict[str, Any] | None:
     return found or None
 
 
-def _stream(lm: Any, prompt: str, asked: dict[str, Any]) -> None:
-    """The text as it comes, behind its prompt; an encoder-decoder's alone."""
-    if "source" not in lm.model.inputs:
+def _stream(lm: Any, prompt: str, asked: dict[str, Any], infill: bool) -> None:
+    """The text as it comes, behind its prompt; an encoder-decoder's alone, a filled text from its beginning."""
+    if not infill and "source" not in lm.model.inputs:
         print(prompt, end="", flush=True)
-    lm.write([prompt], **asked, on_text=lambda _, piece: print(piece, end="", flush=True))
+    write = lm.fill if infill else lm.write
+    write([prompt], **asked, on_text=lambda _, piece: print(piece, end="", flush=True))
     print()
 
 
-def _write_lines(lm: Any, prompts: list[str], asked: dict[str, Any], file: TextIO) -> None:
+def _write_lines(
+    lm: Any, prompts: list[str], asked: dict[str, Any], rows: Callable[..., Any], file: TextIO
+) -> None:
     """A group of batches after the other, so that what is done is kept."""
     group, seed = GROUP * asked.get("batch_size", 8), asked.get("seed", 0)
     for start in range(0, len(prompts), max(1, group)):
-        part = prompts[start : start + group]
-        found = lm.write(part, **asked | {"seed": seed + start})
-        for number, (prompt, texts) in enumerate(zip(part, found, strict=True), start):
-            for one in texts:
-                row = {
-                    "prompt": prompt,
-                    "text": one.text,
-                    "finish": one.finish,
-                    "num_tokens": len(one.tokens),
-                    "score": one.score,
-                    "seed": seed + number,
-                    "method": asked.get("method", "sample"),
-                }
-                print(json.dumps(row, ensure_ascii=False), file=file, flush=True)
+        part, now = prompts[start : start + group], {"seed": seed + start}
+        if "images" in asked:
+            now["images"] = asked["images"][start : start + group]
+        for place, row in rows(lm, part, asked | now):
+            row = {"prompt": part[place], **row, "seed": seed + start + place}
+            row["method"] = asked.get("method", "sample")
+            print(json.dumps(row, ensure_ascii=False), file=file, flush=True)
+
+
+def _written_rows(
+    lm: Any, prompts: list[str], asked: dict[str, Any]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The number of a prompt and what was written behind it, best first."""
+    for place, texts in enumerate(lm.write(prompts, **asked)):
+        for one in texts:
+            yield place, _fields(one)
+
+
+def _filled_rows(
+    lm: Any, prompts: list[str], asked: dict[str, Any]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The number of a prompt, its text and what was filled in."""
+    for place, one in enumerate(lm.fill(prompts, **asked)):
+        yield place, {"text": one.text, "fillings": [_fields(text) for text in one.fillings]}
+
+
+def _fields(one: Any) -> dict[str, Any]:
+    return {
+        "text": one.text,
+        "finish": one.finish,
+        "num_tokens": len(one.tokens),
+        "score": one.score,
+    }
 
 
 if __name__ == "__main__":

@@ -12,8 +12,11 @@ from ml_collections import ConfigDict
 
 from jaxlm import decode
 from jaxlm.core.types import Array, PyTree, Tokenizer
+from jaxlm.data import images as images_of
 from jaxlm.data import prompts as prompts_of
-from jaxlm.decode import buckets
+from jaxlm.data.infilling import gaps_of
+from jaxlm.decode import buckets, infilling
+from jaxlm.decode.infilling import Filled
 from jaxlm.decode.texts import Text, Writer
 from jaxlm.eval import likelihood
 from jaxlm.eval.likelihood import Likelihood
@@ -72,9 +75,10 @@ class LanguageModel:
         self,
         prompts: str | Sequence[Any],
         *,
+        images: Any = None,
         method: str = "sample",
         max_tokens: int = 200,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         stop: str | Sequence[str] = (),
         constraint: Mapping[str, Any] | None = None,
         draft: LanguageModel | None = None,
@@ -88,9 +92,10 @@ class LanguageModel:
 
         Args:
           prompts: one text, or texts or lists of token ids. An empty one is the token that begins a text.
+          images: float [N, height, width, channels], 0..1, of a model that reads them: one a prompt, or many for one.
           method: of jaxlm.decode.METHODS: sample, beam, contrastive.
           max_tokens: how many to write after each, at most.
-          seed: prompt number n draws by seed + n.
+          seed: prompt number n draws by seed + n, or by the n-th of several.
           stop: strings that end a text and don't belong to it.
           constraint: {"choices": [...]}, {"regex": ...} or {"json_schema": ...}.
           draft: a smaller model with the same tokenizer that writes ahead (speculative decoding); texts are
@@ -108,15 +113,21 @@ class LanguageModel:
             raise ValueError(f"{type(self.model).__name__} reads both ways: it writes no text")
         if draft is not None and draft._needed_tokenizer().digest != tokenizer.digest:
             raise ValueError("draft: its tokenizer is not this model's")
-        if draft is not None and wants_source(draft.model) != wants_source(self.model):
-            raise ValueError("draft: of both models one takes a source, the other one none")
+        if draft is not None and draft.model.inputs != self.model.inputs:
+            raise ValueError(f"draft: it reads {draft.model.inputs}, not {self.model.inputs}")
+        prompts, images = images_of.for_prompts(images, prompts, self.model)
         made = decode.settings(method, settings, draft is not None)
-        starts, sources, max_len = self._prompt_ids(prompts), None, self.max_len
-        begins = [not (isinstance(prompt, str) and prompt) for prompt in prompts]
+        starts, sources, max_len = self.reader.ids(prompts), None, self.max_len
+        begins = [self.reader.starts_text(prompt) for prompt in prompts]
+        if images is not None:
+            begin = [self.model.config.decoder_start_id]
+            starts = [begin + ids * bool(len(p)) for p, ids in zip(prompts, starts, strict=True)]
         if wants_source(self.model):
-            sources, begins = starts, [True] * len(prompts)
+            sources = starts
             starts = [[self.model.config.decoder_start_id] for _ in prompts]
             max_len = buckets.up(max_tokens + 1, buckets.MIN_SLOTS)
+            if (limit := getattr(self.model, "position_limit", None)) is not None:
+                max_len = min(max_len, limit + 1)
         elif draft is not None:
             max_len = min(max_len, draft.max_len)
         ends = {*self.end_ids, *([] if tokenizer.eos_id is None else [tokenizer.eos_id])}
@@ -127,6 +138,7 @@ class LanguageModel:
             starts,
             max_tokens=max_tokens,
             sources=sources,
+            images=images,
             begins=begins,
             seed=seed,
             stop=stop,
@@ -135,6 +147,19 @@ class LanguageModel:
             batch_size=batch_size,
             on_text=on_text,
         )
+
+    def infill(self, texts: str | Sequence[str], **options: Any) -> list[str]:
+        """Each text with its gaps filled, as "The [MASK] sat on the mat."; options and errors are those of `fill`."""
+        return [one.text for one in self.fill(texts, **options)]
+
+    def fill(self, texts: str | Sequence[str], **options: Any) -> list[Filled]:
+        """Each text with its gaps filled, and what they were filled with: `decode.infilling.fill` says by which options.
+
+        For models that were trained to: a GPT by fill-in-the-middle fills one gap a text, a GLM any number.
+        """
+        limit = min(one.max_len for one in (self, options.get("draft")) if one is not None)
+        gaps = gaps_of(self.model, self._needed_tokenizer(), limit)
+        return infilling.fill(texts, gaps, self.write, **options)
 
     def chat(self, messages: chat.Messages, **options: Any) -> str:
         """The answer to a conversation, as the model's chat template puts it; options are those of `write`.
@@ -157,14 +182,6 @@ class LanguageModel:
         template = chat.from_file(path, self.chat_template, self._needed_tokenizer())
         return dataclasses.replace(self, chat_template=template)
 
-    def _prompt_ids(self, prompts: list[Any]) -> list[list[int]]:
-        """What is read: of an encoder-decoder, sources with the token that ends them."""
-        tokenizer, size = self._needed_tokenizer(), self.config.model.vocab_size
-        if not wants_source(self.model):
-            return prompts_of.token_ids(prompts, self._encoded, size, self._begin)
-        end = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
-        return prompts_of.token_ids(prompts, tokenizer.encode_batch, size, self._begin, end)
-
     def loglikelihoods(
         self,
         pairs: Sequence[tuple[Any, Any]],
@@ -180,7 +197,7 @@ class LanguageModel:
             to it; an empty text as context is the token that begins a text.
           max_len: positions to use of those that the model can hold; None: all.
         """
-        pairs = [self._pair(*pair) if isinstance(pair[0], str) else pair for pair in pairs]
+        pairs = [self.reader.pair(*pair) if isinstance(pair[0], str) else pair for pair in pairs]
         return likelihood.loglikelihoods(
             self.model,
             self.params,
@@ -213,8 +230,9 @@ class LanguageModel:
             self.params,
             [self._needed_tokenizer().encode(t) if isinstance(t, str) else t for t in texts],
             max_len=self._positions(max_len),
-            prefix_id=self._begin() if prefix_id is None else prefix_id,
+            prefix_id=self.reader.begin() if prefix_id is None else prefix_id,
             context=context,
+            end=self.reader.end,
             batch_size=batch_size,
             on_result=on_result,
         )
@@ -225,26 +243,10 @@ class LanguageModel:
             raise ValueError(f"max_len={max_len} must be in 1..{self.max_len}, the model's own")
         return max_len or self.max_len
 
-    def _pair(self, context: str, continuation: str) -> likelihood.Pair:
-        """A pair of texts as tokens."""
-        encode = self._needed_tokenizer().encode
-        if not context.strip():
-            return [self._begin()], encode(context + continuation)
-        if wants_source(self.model):
-            eos_id = self.tokenizer.eos_id
-            return [*encode(context), *([] if eos_id is None else [eos_id])], encode(continuation)
-        return likelihood.encode_pair(lambda text: self._encoded([text])[0], context, continuation)
-
     @property
     def begin_id(self) -> int | None:
         """The token that stands before a text: the template's, else the one between documents; None: there is none."""
-        begins = self._encoded([""])[0]
-        return int(begins[0]) if len(begins) else self._needed_tokenizer().eos_id
-
-    def _begin(self) -> int:
-        if self.begin_id is None:
-            raise ValueError("no token begins a text: give a context")
-        return self.begin_id
+        return self.reader.begin_id
 
     def embed(self, texts: str | Sequence[str]) -> np.ndarray:
         """One vector for each text, float32 [N, D], by a sentence encoder's pooling and normalisation.
@@ -256,17 +258,14 @@ class LanguageModel:
         if getattr(self.model, "direction", "") != "bidirectional":
             raise ValueError(f"{type(self.model).__name__} is no sentence encoder")
         limit = min(self.sentence.max_len or self.max_len, self.max_len)
-        rows = self._encoded(texts, limit, wrap=True)
+        rows = self.reader.encode(texts, limit=limit, whole=True)
         return sentence.embed(bare(self.model), self.params, self.sentence, rows, limit)
 
-    def _encoded(
-        self, texts: list[str], limit: int | None = None, wrap: bool = False
-    ) -> list[Sequence[int]]:
-        """Ids, with the special tokens of the tokenizer's template where the model knows them."""
-        tokenizer = self._needed_tokenizer()
-        if not (wrap or self.template):
-            return [tokenizer.encode(text)[:limit] for text in texts]
-        return prompts_of.encoded(tokenizer, texts, limit=limit, whole=wrap)
+    @property
+    def reader(self) -> prompts_of.Reader:
+        """How this model is given texts."""
+        tokenizer, size = self._needed_tokenizer(), self.config.model.vocab_size
+        return prompts_of.Reader(tokenizer, size, self.template, wants_source(self.model))
 
     def _needed_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -275,8 +274,9 @@ class LanguageModel:
 
     @property
     def max_len(self) -> int:
-        """Positions that were trained."""
-        return samples.context_length(self.config)
+        """Positions of tokens that were trained."""
+        others = getattr(self.model, "input_lengths", {})
+        return samples.context_length(self.config) - sum(others.values())
 
 
 def wants_source(model: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -55,9 +56,7 @@ def key() -> jax.Array:
     return jax.random.key(0)
 
 
-@pytest.fixture
-def cli_env() -> dict[str, str]:
-    """An environment for a process of its own: one device, this session's caches, jaxlm importable anywhere."""
+def _cli_env() -> dict[str, str]:
     return os.environ | {
         "XLA_FLAGS": _other_flags.strip(),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")])),
@@ -67,13 +66,19 @@ def cli_env() -> dict[str, str]:
 
 
 @pytest.fixture
-def run_cli(cli_env, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
-    """`run_cli("launch", "--config", ...)` runs `python -m jaxlm.launch --config ...` and gives its text."""
+def cli_env() -> dict[str, str]:
+    """An environment for a process of its own: one device, this session's caches, jaxlm importable anywhere."""
+    return _cli_env()
+
+
+@pytest.fixture(scope="session")
+def run_cli_in() -> Callable[..., subprocess.CompletedProcess]:
+    """`run_cli`, in any folder `cwd`: for what several tests look at."""
 
     def run(
         command: str,
         *arguments: object,
-        cwd: Path = tmp_path,
+        cwd: Path,
         env: dict[str, str] | None = None,
         check: bool = False,
         timeout: float = 300,
@@ -82,7 +87,7 @@ def run_cli(cli_env, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
         result = subprocess.run(
             line,
             cwd=cwd,
-            env=cli_env | (env or {}),
+            env=_cli_env() | (env or {}),
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -94,3 +99,9 @@ def run_cli(cli_env, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
         return result
 
     return run
+
+
+@pytest.fixture
+def run_cli(run_cli_in, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
+    """`run_cli("launch", "--config", ...)` runs `python -m jaxlm.launch --config ...` and gives its text."""
+    return functools.partial(run_cli_in, cwd=tmp_path)

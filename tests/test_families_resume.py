@@ -19,6 +19,20 @@ FAMILIES = {
     "t5_small.py:tiny": TEXT | {"model.dropout": 0.1},
     "finetune_classify.py:tiny": SMALL
     | {"data.path": "labelled.tsv", "data.seq_len": 32, "data.min_count": 1},
+    "transformer_translate.py:tiny": SMALL
+    | {
+        "data.path": "pairs.tsv",
+        "data.source_len": 24,
+        "data.target_len": 24,
+        "data.tokenizer": "bpe:300",
+    }
+    | {"model.dropout": 0.1},
+    "glm_small.py:tiny": TEXT | {"model.dropout": 0.1},
+    "moe_small.py:tiny": TEXT | {"model.dropout": 0.1},
+    "infill_gpt.py:tiny": TEXT,
+    "vlm_digits.py:tiny": SMALL
+    | {"data.path": "images.jsonl", "data.target_len": 12, "model.dropout": 0.1},
+    "multi_token.py:tiny": TEXT | {"model.num_layers": 3, "model.num_future": 3},
 }
 
 
@@ -28,6 +42,9 @@ def folder(tmp_path):
     (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": x}) + "\n" for x in LINES))
     labelled = (f"{line}\t{('even', 'odd')[n % 2]}\n" for n, line in enumerate(LINES))
     (tmp_path / "labelled.tsv").write_text("".join(labelled))
+    (tmp_path / "pairs.tsv").write_text("".join(f"{n} is {n}\t{n} ist {n}\n" for n in range(300)))
+    images = ({"pixels": [n % 17] * 64, "caption": f"grey {n % 17}"} for n in range(300))
+    (tmp_path / "images.jsonl").write_text("".join(json.dumps(x) + "\n" for x in images))
     return tmp_path
 
 

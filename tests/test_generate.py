@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from jaxlm import api, decode, generate
+from jaxlm.decode.infilling import Filled
 from jaxlm.decode.texts import Text
 from jaxlm.registry import load_object
 
@@ -30,6 +31,14 @@ class Echo:
             [Text(p.upper(), [*range(len(p))], "end", -0.5 * n) for n in range(best)]
             for p in prompts
         ]
+
+    def fill(self, texts, on_text=None, blank="[MASK]", **asked):
+        self.asked.append((list(texts), {"blank": blank, **asked}))
+        if on_text is not None:
+            for piece in texts[0].partition(blank):
+                on_text(0, "x" if piece == blank else piece)
+        filling = Text("x", [5], "length", -0.5)
+        return [Filled(text.replace(blank, "x"), [filling] * text.count(blank)) for text in texts]
 
 
 class Terminal(io.StringIO):
@@ -103,6 +112,31 @@ def test_results_are_written_a_group_of_batches_at_a_time(lm, capsys, tmp_path):
     assert [asked["seed"] for _, asked in lm.asked] == [5, 37, 69]
 
 
+def test_gaps_of_prompts_are_filled(lm, capsys, monkeypatch):
+    one = {"text": "x", "finish": "length", "num_tokens": 1, "score": -0.5}
+    code, rows, _ = run(capsys, "--infill", "--prompt", "a[MASK]b[MASK]", "--prompt", "[MASK]")
+    assert code == 0 and rows == [
+        {"prompt": "a[MASK]b[MASK]", "text": "axbx", "fillings": [one] * 2, "seed": 0, "method": "sample"},
+        {"prompt": "[MASK]", "text": "x", "fillings": [one], "seed": 1, "method": "sample"},
+    ]  # fmt: skip
+    assert lm.asked.pop()[1] == {"blank": "[MASK]", "seed": 0, "constraint": None}
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    arguments = [
+        "--workdir",
+        "DIR",
+        "--infill",
+        "--blank",
+        "_",
+        "--max_tokens",
+        "3",
+        "--prompt",
+        "a_b",
+    ]
+    assert generate.main(arguments) == 0 and screen.getvalue() == "axb\n"
+    assert lm.asked.pop()[1]["max_tokens"] == 3
+
+
 def test_only_what_is_given_is_passed_on(lm, capsys, tmp_path):
     run(capsys, "--prompt", "a")
     assert lm.asked.pop() == (["a"], {"seed": 0, "constraint": None})
@@ -144,6 +178,7 @@ def test_every_setting_of_every_method_is_an_option():
         (["--prompt", "a", "--top_k", "many"], "argument --top_k: invalid int value: 'many'"),
         (["--prompt", "a", "--early_stopping", "so"], "invalid choice: 'so'"),
         (["--prompt", "a", "--regex", "a", "--choices", "b"], "--choices and --regex: name one"),
+        (["--prompt", "a_b", "--blank", "_"], "--blank goes with --infill"),
         (["--prompts_file", "no.txt"], "No such file"),
         (["--prompts_file", "bad.jsonl"], 'bad.jsonl:2 has no text under "prompt"'),
         (["--prompts_file", "worse.jsonl"], "worse.jsonl:1 is no JSON"),

@@ -12,7 +12,7 @@ import stored
 
 import jaxlm
 from jaxlm import config
-from jaxlm.data import tokenizers
+from jaxlm.data import infilling, special_tokens, tokenizers
 from jaxlm.interop import sentence
 from jaxlm.language_model import LanguageModel
 from jaxlm.models.t5 import T5, T5Config
@@ -80,10 +80,11 @@ def test_who_writes_no_text_and_who_is_no_sentence_encoder_says_so(encoder, tmp_
         gpt.embed("a")
 
 
-def made(kind, template=False, **fields):
+def made(kind, template=False, special=(), **fields):
     """A model with random weights and the characters as its tokens."""
     cfg = config.base()
     tokenizer = tokenizers.build("chars", ["abcdefghij "])
+    tokenizer = special_tokens.with_special_tokens(tokenizer, special)
     cfg.model = config.section("model", kind, vocab_size=tokenizer.vocab_size, **fields)
     cfg.data = config.section("data", "text", seq_len=32)
     model = assembly.make_model(cfg)
@@ -112,12 +113,24 @@ def test_an_encoder_decoder_writes_from_sources_of_any_length():
         lm.logits([[0]], source=[1.0])
 
 
+@pytest.mark.slow
+def test_learned_positions_are_a_limit_of_what_is_read_and_written():
+    fields = {"num_layers": 1, "d_model": 16, "num_heads": 2, "max_len": 20}
+    lm = made("encoder_decoder", positions="learned", **fields)
+    (text,) = lm.write("abcabcabcabcabcabca", max_tokens=20)  # 19 and <eos>: not padded beyond 20
+    assert text[0].finish == "end" or len(text[0].tokens) == 20
+    with pytest.raises(ValueError, match="a source of 21 tokens is more than .* can read, 20"):
+        lm.write("abcabcabcabcabcabcab", max_tokens=4)
+    with pytest.raises(ValueError, match="max_tokens=21 is more than the model can write, 20"):
+        lm.write("abc", method="beam", max_tokens=21)
+
+
 def test_prompts_get_the_template_where_a_model_was_trained_with_it(tmp_path):
     """<s> before a prompt of a model that was trained elsewhere; </s>, which would end the text, not."""
     lm = jaxlm.load(stored.write(tmp_path, stored.LLAMA, stored.llama_tensors(), WORDS))
-    assert lm._encoded(["ab"]) == [[0, 2, 3]]
+    assert lm.reader.encode(["ab"]) == [[0, 2, 3]]
     own = LanguageModel(lm.model, lm.params, lm.tokenizer, lm.config, 0)
-    assert own._encoded(["ab"])[0].tolist() == [2, 3]
+    assert own.reader.encode(["ab"])[0].tolist() == [2, 3]
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +220,112 @@ def test_methods_by_name(writer):
     with pytest.raises(ValueError, match="draft: its tokenizer is not this model's"):
         writer.generate("abc", draft=other)
     reader = dataclasses.replace(writer, model=T5(T5Config()))
-    with pytest.raises(ValueError, match="one takes a source, the other one none"):
+    with pytest.raises(ValueError, match="draft: it reads .*source.*, not"):
         writer.generate("abc", draft=reader)
     with pytest.raises(ValueError, match='num_beams is no setting of method="sample"'):
         writer.generate("abc", num_beams=4)
+
+
+SMALL = {"num_layers": 1, "d_model": 16, "num_heads": 2, "max_len": 32, "init_std": 1.0}
+PRE, SUF, MID = 13, 14, 15  # behind 11 characters, <unk> and <eos>
+
+
+@pytest.fixture(scope="module")
+def filler():
+    return made("gpt", special=special_tokens.FIM, **SMALL)
+
+
+def test_a_gap_is_filled_from_both_sides(filler):
+    """What is read: PRE, the text before, SUF, the text behind, MID; of a long text what is next to the gap."""
+    texts = [
+        "ab[MASK]cd",
+        "[MASK]",
+        "abcdefghij" * 5 + "[MASK]" + "jihgf" * 7,
+        "[MASK]j" + "ab" * 20,
+    ]
+    near = (
+        [*range(1, 11)] * 5,
+        [10, 9, 8, 7, 6] * 7,
+    )  # of 32 positions 8 are for the filling, 4 for more
+    reads = [
+        [PRE, 1, 2, SUF, 3, 4, MID],
+        [PRE, SUF, MID],
+        [PRE, *near[0][-10:], SUF, *near[1][:10], MID],
+        [PRE, SUF, 10, *[1, 2] * 9, 1, MID],
+    ]
+    found = filler.fill(texts, seed=3)
+    for text, one, (expected,) in zip(
+        texts, found, filler.write(reads, max_tokens=8, seed=3), strict=True
+    ):
+        (filling,) = one.fillings
+        assert filling.tokens == expected.tokens and filling.finish == expected.finish
+        assert one.text == text.replace("[MASK]", filling.text) and len(filling.tokens) <= 8
+    assert filler.infill(texts, seed=3) == [one.text for one in found]
+    assert "length" in {one.fillings[0].finish for one in found}
+
+
+def test_gaps_are_filled_one_after_the_other():
+    """GLM reads what it wrote into the first gap as text when it fills the second."""
+    lm = made("glm", special=["[MASK]"], mask_id=13, **SMALL)
+    options, end = {"temperature": 0.0, "max_tokens": 5}, lm.tokenizer.eos_id
+    (found,) = lm.fill("a[MASK]b[MASK]c", **options)
+    first, second = found.fillings
+    ((again,),) = lm.write([[1, 13, 2, 13, 3, end]], **options)
+    assert first.tokens == again.tokens
+    before = lm.tokenizer.encode(f"a{first.text}b").tolist()
+    ((again,),) = lm.write([[*before, 13, 3, end]], **options)
+    assert second.tokens == again.tokens
+    assert found.text == f"a{first.text}b{second.text}c"
+
+
+def test_who_fills_what(filler, writer):
+    with pytest.raises(ValueError, match='this GPT was not trained to.*"fim_text" fills one'):
+        writer.infill("a[MASK]b")
+    with pytest.raises(ValueError, match="max_tokens=28 must be in 1..27"):
+        filler.fill("a[MASK]", max_tokens=28)
+    with pytest.raises(ValueError, match="fills one gap a text"):
+        filler.fill("a[MASK][MASK]")
+
+
+def test_where_a_text_begins(filler):
+    """Behind a prompt or behind a gap it goes on; from a source, or from nothing, it begins."""
+    reader, gaps = filler.reader, infilling.gaps_of(filler.model, filler.tokenizer, 32)
+    prompts = ["a", "", [1], gaps.read(["a", "b"], 4), gaps.read(["", "b"], 4)]
+    assert [reader.starts_text(prompt) for prompt in prompts] == [False, True, True, False, True]
+    source = dataclasses.replace(reader, is_source=True)
+    assert [source.starts_text(prompt) for prompt in prompts] == [True, True, True, False, True]
+
+
+def test_text_behind_a_gap_is_no_beginning():
+    """A vocabulary that puts a space before a text's first word puts none behind a gap."""
+
+    class Words(WithoutEnd):
+        def encode(self, text):
+            return self.tokenizer.encode(f" {text}")
+
+    words = Words(tokenizers.build("chars", ["abcdefghij ."]))
+    plain = words.tokenizer.encode
+    assert infilling.encoded_around(words, ["a b", "c d", ""]) == [
+        plain(" a b").tolist(), plain("c d").tolist(), []
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_trained_model_fills_what_was_there(tmp_path):
+    """The alphabet over and over: only the text behind the gap says where the filling ends."""
+    (tmp_path / "text.txt").write_text("abcdefghijklmnopqrstuvwxyz" * 400)
+    cfg = config.base()
+    cfg.model = config.section(
+        "model", "gpt", num_layers=2, d_model=64, num_heads=2, max_len=48, positions="rotary"
+    )
+    cfg.data = config.section(
+        "data", "fim_text", path=str(tmp_path / "text.txt"), tokenizer="chars", fim_rate=0.9
+    )
+    cfg.optim = config.section("optim", "adamw", learning_rate=3e-3, warmup_steps=20)
+    cfg.batch_size, cfg.num_steps, cfg.sample_every = 32, 400, 0
+    jaxlm.run(cfg, tmp_path / "run")
+    lm = jaxlm.load(tmp_path / "run")
+    texts = ["bcdef[MASK]klmno", "tuvwxyzab[MASK]fg", "op[MASK]uvwxyz", "qrs[MASK]tuv"]
+    found = lm.fill(texts, temperature=0.0)
+    assert [one.fillings[0].text for one in found] == ["ghij", "cde", "qrst", ""]
+    assert {one.fillings[0].finish for one in found} == {"end"}

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -36,11 +37,29 @@ def get_config():
 """
 
 
+def prepare(folder):
+    (folder / "text.txt").write_text(TEXT)
+    (folder / "exp.py").write_text(EXPERIMENT)
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "text.txt").write_text(TEXT)
-    (tmp_path / "exp.py").write_text(EXPERIMENT)
-    return tmp_path
+    return prepare(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, run_cli_in):
+    """Where the experiment ran to its end, as it stands, and what it said."""
+    folder = prepare(tmp_path_factory.mktemp("finished"))
+    profile = ("--profile_steps", "2:4")
+    return folder, run_cli_in("launch", "--config", "exp.py", *profile, cwd=folder, check=True)
+
+
+@pytest.fixture
+def run(finished, folder):
+    """A copy of that run, in a folder of this test's own."""
+    return Path(shutil.copytree(finished[0] / "runs" / "exp", folder / "run"))
 
 
 def summary(workdir):
@@ -52,8 +71,8 @@ def losses(workdir, key="loss"):
     return [(row["step"], row[key]) for row in rows if row.get("split") == "train" or "lr" in row]
 
 
-def test_a_run_leaves_what_it_promises(folder, run_cli):
-    result = run_cli("launch", "--config", "exp.py", check=True)
+def test_a_run_leaves_what_it_promises(finished):
+    folder, result = finished
     workdir = folder / "runs" / "exp"
     last = json.loads(result.stdout.strip().splitlines()[-1])
     assert last == summary(workdir)
@@ -76,12 +95,12 @@ def test_a_run_leaves_what_it_promises(folder, run_cli):
         "blockwise (auto",
     ):
         assert said in first_lines, said
+    assert list((workdir / "profile").rglob("*.xplane.pb"))
     losses_seen = losses(workdir)
     assert len(losses_seen) == 40 and losses_seen[-1][1] < losses_seen[0][1] - 0.5
 
 
-def test_killed_at_random_moments_it_ends_as_if_it_never_was(folder, run_cli, cli_env):
-    run_cli("launch", "--config", "exp.py", "--workdir", "whole", check=True)
+def test_killed_at_random_moments_it_ends_as_if_it_never_was(run, folder, run_cli, cli_env):
     seed = int.from_bytes(os.urandom(4), "little")
     rng = random.Random(seed)
     line = [sys.executable, "-m", "jaxlm.launch", "--config", "exp.py", "--workdir", "killed"]
@@ -98,17 +117,16 @@ def test_killed_at_random_moments_it_ends_as_if_it_never_was(folder, run_cli, cl
         live += process.wait() == -signal.SIGKILL
     run_cli("launch", "--config", "exp.py", "--workdir", "killed", check=True)
     assert live, "no kill met a running process"
-    whole, killed = summary(folder / "whole"), summary(folder / "killed")
+    whole, killed = summary(run), summary(folder / "killed")
     assert whole["state_sha256"] == killed["state_sha256"], f"seed {seed}"
     assert whole["val_loss"] == killed["val_loss"]
-    assert losses(folder / "whole") == losses(folder / "killed")
-    assert losses(folder / "whole", "grad_norm") == losses(folder / "killed", "grad_norm")
+    assert losses(run) == losses(folder / "killed")
+    assert losses(run, "grad_norm") == losses(folder / "killed", "grad_norm")
 
 
-def test_a_flipped_byte_in_the_newest_checkpoint_is_reported_and_an_older_one_used(folder, run_cli):
-    run_cli("launch", "--config", "exp.py", "--workdir", "run", check=True)
-    good = summary(folder / "run")["state_sha256"]
-    newest = max((folder / "run" / "checkpoints").glob("0*"))
+def test_a_flipped_byte_in_the_newest_checkpoint_is_reported_and_an_older_one_used(run, run_cli):
+    good = summary(run)["state_sha256"]
+    newest = max((run / "checkpoints").glob("0*"))
     victim = max(
         (path for path in newest.rglob("*") if path.is_file() and "manifest" not in path.name),
         key=lambda p: p.stat().st_size,
@@ -116,11 +134,11 @@ def test_a_flipped_byte_in_the_newest_checkpoint_is_reported_and_an_older_one_us
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
-    (folder / "run" / "summary.json").unlink()
+    (run / "summary.json").unlink()
     result = run_cli("launch", "--config", "exp.py", "--workdir", "run", check=True)
     assert "checkpoint of step 40 is damaged" in result.stdout
     assert "resumed    step 35" in result.stdout
-    assert summary(folder / "run")["state_sha256"] == good
+    assert summary(run)["state_sha256"] == good
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
@@ -148,17 +166,9 @@ def test_a_signal_saves_and_says_how_to_go_on(folder, run_cli, cli_env, number):
     assert len(steps) == 1 and f"at step {steps[0]} of" in rest
 
 
-def test_another_config_in_the_same_folder_is_refused_with_the_keys(folder, run_cli):
-    run_cli("launch", "--config", "exp.py", "--config.num_steps=1", "--workdir", "run", check=True)
-    result = run_cli(
-        "launch",
-        "--config",
-        "exp.py",
-        "--config.num_steps=1",
-        "--config.model.d_model=64",
-        "--workdir",
-        "run",
-    )
+def test_another_config_in_the_same_folder_is_refused_with_the_keys(run, run_cli):
+    wider = "--config.model.d_model=64"
+    result = run_cli("launch", "--config", "exp.py", wider, "--workdir", "run")
     assert result.returncode == 2
     assert "model.d_model: 32 -> 64" in result.stderr
 
@@ -169,10 +179,9 @@ def test_a_refused_config_leaves_the_folder_free_for_the_corrected_one(folder, r
     run_cli("launch", *wrong, check=True)
 
 
-def test_a_changed_text_is_refused(folder, run_cli):
-    run_cli("launch", "--config", "exp.py", "--config.num_steps=1", "--workdir", "run", check=True)
+def test_a_changed_text_is_refused(run, folder, run_cli):
     (folder / "text.txt").write_text(TEXT.replace("dog", "cat"))
-    result = run_cli("launch", "--config", "exp.py", "--config.num_steps=1", "--workdir", "run")
+    result = run_cli("launch", "--config", "exp.py", "--workdir", "run")
     assert result.returncode == 2 and "run was" in result.stderr
 
 
@@ -256,22 +265,7 @@ def test_show_batch_shows_and_trains_nothing(folder, run_cli):
     assert not (folder / "runs").exists()
 
 
-def test_profile_writes_a_trace(folder, run_cli):
-    run_cli(
-        "launch",
-        "--config",
-        "exp.py",
-        "--config.num_steps=6",
-        "--profile_steps=2:4",
-        "--workdir",
-        "run",
-        check=True,
-    )
-    assert list((folder / "run" / "profile").rglob("*.xplane.pb"))
-
-
-def test_generate_writes_on_as_a_process_of_its_own(folder, run_cli):
-    run_cli("launch", "--config", "exp.py", "--config.num_steps=5", "--workdir", "run", check=True)
+def test_generate_writes_on_as_a_process_of_its_own(run, run_cli):
     command = ["--workdir", "run", "--prompt", "the qu", "--max_tokens", "30", "--seed", "3"]
     written = json.loads(run_cli("generate", *command, check=True).stdout)
     assert written["prompt"] == "the qu" and written["text"] and written["num_tokens"] <= 30

@@ -39,12 +39,12 @@ def bench(cfg, options) -> dict:
     import jax
 
     from jaxlm.data import pipeline
-    from jaxlm.train import assembly, devices, loop, parallel, plan, runtime
+    from jaxlm.train import assembly, devices, loop, parallel, plan, resolve, runtime
 
     runtime.configure()
     cfg = assembly.with_lengths(cfg)
     task = assembly.make_task(cfg)
-    frozen = assembly.resolve(cfg, task)
+    frozen = resolve.resolve(cfg, task)
     source = pipeline.train_batches(task, frozen.seed, frozen.batch_size)
     shapes = assembly.global_shapes(source[0], frozen.batch_size)
     frozen = assembly.fix_micro_batch(frozen, shapes)

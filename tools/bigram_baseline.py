@@ -1,9 +1,10 @@
-"""What an add-one bigram reaches on the text of an experiment, as one JSON line: the least that a model should beat.
+"""What an add-one bigram reaches on the text of an experiment, or on the targets of its pairs, as one JSON line: the least
+that a model should beat.
 
     python tools/bigram_baseline.py experiments/llama_small.py:tiny [--config.data.path=...]
 
 p(b | a) = (count of a b + 1) / (count of a + V) over the training tokens of the config's data, with its tokenizer; scored on
-every validation token after the one before it. V is the tokenizer's vocabulary, without what a task puts behind it.
+every validation token after the one before it; of pairs, on what a decoder writes, end included, from the target alone. V is the tokenizer's vocabulary, without what a task puts behind it.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ def baseline(cfg) -> dict:
     from jaxlm.train import assembly
 
     task = assembly.make_task(assembly.with_lengths(cfg))
-    if not hasattr(task, "parts"):
+    if hasattr(task, "parts"):
+        streams = [text_stream(part) for part in task.parts]
+    elif "target_len" in cfg.data:
+        eos, limit = task.tokenizer.eos_id, cfg.data.target_len
+        streams = [tuple(target_stream(task.splits[name], eos, limit) for name in ("train", "val"))]
+    else:
         raise ValueError(
             f'data.kind="{cfg.data.kind}" is no stream of text: a bigram has nothing to count'
         )
-    streams = []
-    for part in task.parts:
-        ids = np.empty(len(part.tokens), np.int32)
-        part.tokens.fill(0, ids)
-        streams.append((ids[: part.num_train], ids[part.num_train - 1 :]))
     tokenizer = special_tokens.base(task.tokenizer)
     nll, targets = bigram_nll(streams, tokenizer.vocab_size)
     num_bytes = int(tokenizer.token_bytes()[targets].sum())
@@ -54,6 +55,20 @@ def baseline(cfg) -> dict:
         "tokens": len(targets),
         "bytes": num_bytes,
     }
+
+
+def text_stream(part) -> tuple[np.ndarray, np.ndarray]:
+    """Training tokens of a source, and its validation tokens with the one before them."""
+    ids = np.empty(len(part.tokens), np.int32)
+    part.tokens.fill(0, ids)
+    return ids[: part.num_train], ids[part.num_train - 1 :]
+
+
+def target_stream(split, eos_id: int, limit: int) -> np.ndarray:
+    """The targets of pairs, cut as the task cuts them, each between two ends."""
+    targets = split.table.columns["target"]
+    ended = [np.append(targets[row][: limit - 1], eos_id) for row in split.rows]
+    return np.concatenate([[eos_id], *ended])
 
 
 def bigram_nll(

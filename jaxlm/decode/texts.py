@@ -52,8 +52,9 @@ class Writer:
         *,
         max_tokens: int,
         sources: Sequence[Sequence[int]] | None = None,
+        images: np.ndarray | None = None,
         begins: Sequence[bool] | None = None,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         stop: str | Sequence[str] = (),
         constraint: Mapping[str, Any] | None = None,
         draft: tuple[Any, PyTree] | None = None,
@@ -67,9 +68,10 @@ class Writer:
           prompts: token ids, at least one each.
           max_tokens: how many to write after each, at most.
           sources: token ids, one row a prompt, of an encoder-decoder.
+          images: float [prompts, height, width, channels], of a model that reads them.
           begins: of each prompt, whether a text begins where writing does, or goes on behind it (stopping.text_of);
             None: they all go on.
-          seed: prompt number n draws by seed + n, whatever stands beside it.
+          seed: prompt number n draws by seed + n, or by the n-th of several, whatever stands beside it.
           stop: strings that end a text and don't belong to it.
           constraint: what `decode.constrained.build` takes: choices, a regular expression, a JSON schema.
           draft: a smaller model and its weights that write ahead.
@@ -82,6 +84,10 @@ class Writer:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
         begins = [False] * len(prompts) if begins is None else begins
+        seeds = seed if isinstance(seed, Sequence) else [seed + n for n in range(len(prompts))]
+        limit = getattr(self.model, "position_limit", None)
+        if sources is not None and limit is not None and max_tokens > limit:
+            raise ValueError(f"max_tokens={max_tokens} is more than the model can write, {limit}")
         builds, stops = {}, {one: StopStrings(self.tokenizer, stop, one) for one in set(begins)}
         if constraint is not None:
             builds = {
@@ -95,13 +101,16 @@ class Writer:
             chosen = order[start : start + batch_size]
             streams = [TextStream(self.tokenizer, stop, begins[n]) for n in chosen]
             watches = [stops[begins[n]].watch for n in chosen]
+            inputs = {} if sources is None else padded([sources[n] for n in chosen], limit)
+            if images is not None:
+                inputs["image"] = images[chosen]
             request = Request(
                 prompts=[prompts[n] for n in chosen],
                 max_tokens=max_tokens,
                 max_len=self.max_len,
                 end_ids=self.end_ids,
-                seeds=[seed + n for n in chosen],
-                inputs={} if sources is None else padded([sources[n] for n in chosen]),
+                seeds=[seeds[n] for n in chosen],
+                inputs=inputs,
                 prefix=self.prefix,
                 allowed=[builds[begins[n]]() for n in chosen] if builds else None,
                 watch=functools.partial(_watch, watches) if stop else None,
@@ -121,9 +130,21 @@ class Writer:
         return Text(stops.cut(text), one.tokens, one.finish, one.score)
 
 
-def padded(rows: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
-    """Sources of an encoder-decoder as `init_cache` takes them, their width rounded up."""
-    width = buckets.up(max(1, *map(len, rows)), buckets.MIN_WIDTH)
+def padded(rows: Sequence[Sequence[int]], limit: int | None = None) -> dict[str, np.ndarray]:
+    """Sources of an encoder-decoder as `init_cache` takes them, their width rounded up.
+
+    Args:
+      rows: token ids.
+      limit: tokens that the model can read; None: any number.
+
+    Raises:
+      ValueError: a source is longer.
+    """
+    longest = max(1, *map(len, rows))
+    if limit is not None and longest > limit:
+        raise ValueError(f"a source of {longest} tokens is more than the model can read, {limit}")
+    width = buckets.up(longest, buckets.MIN_WIDTH)
+    width = width if limit is None else min(width, limit)
     batch = {
         name: np.zeros((len(rows), width), np.int32) for name in ("source", "source_segment_ids")
     }

@@ -13,6 +13,9 @@ from jaxlm.core.types import Batch, TaskInfo
 from jaxlm.eval import Row, Scores
 from jaxlm.eval.finish import named
 
+WRITTEN = ("seq2seq", "image_to_text")
+"""Objectives whose targets are written from something else."""
+
 
 class Writes:
     """Scores what is written greedily after each source, at most as long as the data's targets may be.
@@ -27,10 +30,10 @@ class Writes:
 
     def __init__(self, info: TaskInfo, seq_len: int, objective: str):
         """Raises ValueError for data whose targets are not written from a source, or a missing library."""
-        if info.tokenizer is None or info.labels or objective != "seq2seq":
+        if info.tokenizer is None or info.labels or objective not in WRITTEN:
             raise ValueError(
-                f'evaluators: "{self.name}" scores texts that are written from sources (data.kind="pairs", '
-                f'objective.kind="seq2seq"), not objective.kind="{objective}"'
+                f'evaluators: "{self.name}" scores texts that are written from sources or images (data.kind="pairs" or '
+                f'"captions", objective.kind={" or ".join(WRITTEN)}), not objective.kind="{objective}"'
             )
         self.rows(["a"], ["a"])  # a library that is missing is said now
         self.tokenizer = info.tokenizer

@@ -96,6 +96,7 @@ def rolling(
     max_len: int,
     prefix_id: int,
     context: int = 1,
+    end: Sequence[int] = (),
     batch_size: int = 8,
     on_result: Callable[[int, Likelihood], None] | None = None,
 ) -> list[Likelihood]:
@@ -106,6 +107,7 @@ def rolling(
       texts: ids; an empty text has likelihood 1.
       prefix_id: what stands before the first token.
       context: tokens that each is given at least, once a text is that long: the stride is max_len - context + 1.
+      end: ids that end what is given, of an encoder-decoder, for which that is a source.
       on_result: called with a text's number and its result once its last window is scored.
 
     Returns:
@@ -138,7 +140,7 @@ def rolling(
     for number, parts in enumerate(cut):
         if not parts:
             finish(number)
-    pairs = [part for parts in cut for part in parts]
+    pairs = [([*given, *end], part) for parts in cut for given, part in parts]
     loglikelihoods(model, params, pairs, max_len=max_len, batch_size=batch_size, on_result=add)
     return found
 
@@ -164,25 +166,6 @@ def windows(
         end = min(done + max_len - context + 1, len(tokens))
         yield tokens[end - max_len - 1 : done], tokens[done:end]
         done = end
-
-
-def encode_pair(
-    encode: Callable[[str], Sequence[int]], context: str, continuation: str
-) -> tuple[list[int], list[int]]:
-    """A pair of texts as tokens: those of both together, cut where the context's own end.
-
-    Spaces at the end of the context go to the continuation, as words are encoded with the space before them (lm_eval,
-    `TemplateLM._encode_pair`).
-
-    Args:
-      encode: text to ids, with the special tokens that begin a text and without those that end one.
-      context: not empty.
-      continuation: what follows, its own leading space included.
-    """
-    bare = context.rstrip()
-    continuation = context[len(bare) :] + continuation
-    before = list(encode(bare))
-    return before, list(encode(bare + continuation))[len(before) :]
 
 
 def _request(model: Any, number: int, pair: Pair, max_len: int, prefix: bool) -> _Request:

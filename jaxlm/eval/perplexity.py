@@ -15,7 +15,7 @@ from jaxlm.eval.metric import make_row
 
 class Perplexity:
     """Every weighed target of a split once; of plain text that is every token, in windows of `seq_len` without overlap,
-    context reset at each window. Of masked text it is the chosen tokens, of pairs and spans what the decoder writes.
+    context reset at each window. Of masked text it is the chosen tokens, of fill-in-the-middle the middles, of pairs and spans what the decoder writes.
 
     loss = sum nll / tokens (nats a scored token), perplexity = exp(loss), bits_per_byte = sum nll / (ln 2 * bytes) with the
     UTF-8 bytes that the scored tokens stand for (special tokens: none). Standard errors are those of a ratio over windows (Cochran 1977,
@@ -87,6 +87,8 @@ class Perplexity:
             how = f"objective={self.objective}|length={self.seq_len}"
         elif "segment_ids" in batch:
             how = f"documents, packed in windows={self.seq_len}"
+        elif not batch["weights"][0, 0]:  # of a plain window every token is a target
+            how = f"parts of windows={self.seq_len}"
         else:
             how = f"windows={self.seq_len}|stride={self.seq_len}"
         return how + self.tokenizer

@@ -65,7 +65,7 @@ def writing(
     if not hasattr(model, "extend") or not getattr(model, "source_inputs", ()):
         raise ValueError(
             f"evaluators: texts are written from sources, and {type(model).__name__} has none to write from; "
-            'model.kind="t5" does'
+            'model.kind="vlm", "encoder_decoder" or "t5" does'
         )
     settings = dict(writes)
     kind, max_tokens = settings.pop("method", "sample"), settings.pop("max_tokens", 0)

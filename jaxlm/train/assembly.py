@@ -13,11 +13,8 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from jaxlm import config as configs
 from jaxlm import registry
 from jaxlm.core.types import Batch, Objective, PyTree, Step, Task, TaskInfo, TrainState
-from jaxlm.data import corruption
-from jaxlm.data.tasks import MADE_FOR
 from jaxlm.eval import EVALUATORS, Evaluator
 from jaxlm.eval.predict import check_writes
-from jaxlm.objectives import OBJECTIVES
 from jaxlm.train import initial, optim, parallel, plan
 
 RESERVED_KEYS = ("id",)
@@ -60,80 +57,6 @@ def with_lengths(cfg: ConfigDict) -> ConfigDict:
     if "seq_len" in cfg.data and not cfg.data.seq_len and "max_len" in cfg.model:
         cfg.data.seq_len = cfg.model.max_len
     return cfg
-
-
-def resolve(cfg: ConfigDict, task: Task) -> FrozenConfigDict:
-    """A frozen copy with what only data and device know filled in; checks rules across sections.
-
-    Raises:
-      ValueError: a rule is broken; the keys are named.
-    """
-    cfg = cfg.copy_and_resolve_references()
-    for name in ("num_steps", "batch_size", "log_every"):
-        if cfg[name] < 1:
-            raise ValueError(f"{name}={cfg[name]} must be at least 1")
-    for name in (
-        "micro_batch_size",
-        "eval_every",
-        "checkpoint_every",
-        "sample_every",
-        "sample_tokens",
-    ):
-        if cfg[name] < 0:
-            raise ValueError(f"{name}={cfg[name]} must be 0 or more")
-    model = cfg.model
-    if "vocab_size" in model:
-        if cfg.init_from:
-            initial.check_vocabulary(cfg, task.info.vocab_size)
-        elif model.vocab_size not in (0, task.info.vocab_size):
-            raise ValueError(
-                f"model.vocab_size={model.vocab_size}, but the tokenizer has {task.info.vocab_size}: leave it 0"
-            )
-        model.vocab_size = model.vocab_size or task.info.vocab_size
-    if task.info.labels:
-        model.num_labels = _num_labels(cfg, len(task.info.labels))
-    _check_pairing(cfg)
-    if "max_len" in model and "seq_len" in cfg.data and cfg.data.seq_len > model.max_len:
-        raise ValueError(
-            f"data.seq_len={cfg.data.seq_len} is longer than model.max_len={model.max_len}"
-        )
-    if "dtype" in model and model.dtype == "auto":
-        model.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return FrozenConfigDict(cfg)
-
-
-def _num_labels(cfg: ConfigDict, number: int) -> int:
-    """The classes of the data, which a model's head must have been made for."""
-    if "num_labels" not in cfg.model:
-        raise ValueError(
-            f'data.kind="{cfg.data.kind}" has {number} classes, and model.kind="{cfg.model.kind}" has no head for them '
-            "(no model.num_labels)"
-        )
-    if cfg.model.num_labels not in (0, number):
-        raise ValueError(
-            f"model.num_labels={cfg.model.num_labels}, but the data has {number} classes: leave it 0"
-        )
-    return number
-
-
-def _check_pairing(cfg: ConfigDict) -> None:
-    """Data and objective of ours mean the same targets: else a model that sees both sides is given its answers.
-
-    And the data begin a decoder's input as its model expects it.
-    """
-    data, objective = cfg.data.kind, cfg.objective.kind
-    if data not in MADE_FOR:
-        return
-    if objective in OBJECTIVES and objective not in MADE_FOR[data]:
-        fitting = " or ".join(f'"{name}"' for name in MADE_FOR[data])
-        raise ValueError(
-            f'objective.kind="{objective}" does not fit data.kind="{data}", whose targets are for {fitting}'
-        )
-    if "decoder_start_id" in cfg.model and cfg.model.decoder_start_id != corruption.START_ID:
-        raise ValueError(
-            f'model.decoder_start_id={cfg.model.decoder_start_id}, but data.kind="{data}" begins what a decoder '
-            f"reads with {corruption.START_ID}"
-        )
 
 
 def fix_micro_batch(
@@ -179,11 +102,7 @@ def assemble(cfg: FrozenConfigDict, task: Task, batch: dict[str, jax.ShapeDtypeS
     mesh = parallel.make_mesh(configs.build(cfg, "mesh"))
     micro_batch_size = cfg.micro_batch_size
     parallel.check_batch(cfg.batch_size, micro_batch_size, mesh)
-    heads = getattr(getattr(model, "config", None), "kv_heads", 0)
-    if heads % mesh.shape["tensor"]:
-        raise ValueError(
-            f"mesh.tensor={mesh.shape['tensor']} does not divide the model's {heads} key-value heads"
-        )
+    parallel.check_model(getattr(model, "config", None), mesh)
     params = abstract_params(model, batch)
     tx, schedule = optim.build(configs.build(cfg, "optim"), cfg.num_steps, params)
     step_config = configs.build(cfg, "step")
@@ -288,7 +207,8 @@ def abstract_weights(cfg: ConfigDict) -> dict[str, PyTree]:
     """Shapes of the weights that a checkpoint of this config is evaluated with, under their name in the state."""
     model = make_model(cfg)
     tokens = jax.ShapeDtypeStruct((1, 1), "int32")
-    params = abstract_params(model, dict.fromkeys(model.inputs, tokens))
+    inputs = dict.fromkeys(model.inputs, tokens) | dict(getattr(model, "input_shapes", {}))
+    params = abstract_params(model, inputs)
     averaged = "ema_decay" in cfg.step and cfg.step.ema_decay
     return {"ema" if averaged else "params": params}
 

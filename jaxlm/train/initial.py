@@ -28,7 +28,7 @@ TOKENIZER = "init_from"
 """`data.tokenizer` of this name is the source's."""
 OWN = (
     "dropout", "init", "init_std", "remat", "attention", "dtype", "scan_layers", "loss_chunk",
-    "head", "num_labels", "pooler",
+    "head", "num_labels", "pooler", "capacity_factor", "load_balance_loss", "router_z_loss", "expert_backend",
 )  # fmt: skip
 """Model fields that the config says, whatever the source has."""
 HEADS = ("head", "mlm", "pooler", "classifier")

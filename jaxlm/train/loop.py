@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from jaxlm import config as configs
 from jaxlm.core.types import Batch
 from jaxlm.data import pipeline
-from jaxlm.train import assembly, devices, parallel, plan, report, runtime
+from jaxlm.train import assembly, devices, parallel, plan, report, resolve, runtime
 from jaxlm.train import workdir as folders
 from jaxlm.train.checkpoint import Checkpointer, state_digest
 from jaxlm.train.meter import Meter
@@ -126,7 +126,7 @@ def _prepare(cfg: ConfigDict, workdir: Any):
     """The resolved config, what a run is made of, its batches and their shapes, in a folder claimed for it."""
     cfg = assembly.with_lengths(cfg)
     task = assembly.make_task(cfg)
-    cfg = assembly.resolve(cfg, task)
+    cfg = resolve.resolve(cfg, task)
     source = pipeline.train_batches(
         task, cfg.seed, cfg.batch_size, jax.process_index(), jax.process_count()
     )

@@ -141,11 +141,12 @@ def decay_mask(params: Any) -> Any:
 
 
 def muon_labels(params: Any) -> Any:
-    """A tree of "muon" (matrices inside the model) and "adam" (embeddings, head, gains, biases)."""
+    """A tree of "muon" (matrices inside the model) and "adam" (embeddings, gains, biases, and what scores: head, routers)."""
 
     def label(path, x) -> str:
         names = _names(path)
-        inside = names[-1] == "kernel" and names[0] != "head" and _layer_ndim(names, x) == 2
+        scores = names[0] == "head" or "router" in names
+        inside = names[-1] == "kernel" and not scores and _layer_ndim(names, x) == 2
         return "muon" if inside else "adam"
 
     return jax.tree_util.tree_map_with_path(label, params)
@@ -156,8 +157,8 @@ def _names(path) -> list[str]:
 
 
 def _layer_ndim(names: list[str], x: Any) -> int:
-    """Axes of the leaf in one layer: scanned layers live under "blocks", stacked on axis 0."""
-    return x.ndim - ("blocks" in names)
+    """Axes of the leaf in one layer and expert: scanned layers ("blocks") and experts are stacked on axes of their own."""
+    return x.ndim - ("blocks" in names) - ("experts" in names)
 
 
 def _pattern_labels(config: Mapping[str, Config], params: Any) -> Any:
@@ -256,7 +257,7 @@ def _stack_key(path, x) -> str:
 
 
 def _stack_layers(tree: Any) -> dict[str, jax.Array]:
-    """Matrices [D, F] or stacks of them [N, D, F] -> one [N, D, F] for each name and shape."""
+    """Matrices [D, F] or stacks of them [..., D, F] -> one [N, D, F] for each name and shape."""
     groups: dict[str, list[jax.Array]] = {}
     for path, x in jax.tree_util.tree_leaves_with_path(tree):
         groups.setdefault(_stack_key(path, x), []).append(x.reshape(-1, *x.shape[-2:]))

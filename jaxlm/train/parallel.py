@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -14,15 +15,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxlm.core.types import Batch, PyTree
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "expert", "tensor")
+SPLIT_BATCH = ("data", "fsdp", "expert")
+"""Mesh axes that split a batch's rows; experts are split over the last of them too (layers/moe.py)."""
 
 RULES = (
-    ("batch", ("data", "fsdp")),
+    ("batch", SPLIT_BATCH),
     ("length", None),
     ("vocab", "tensor"),
     ("embed", "fsdp"),
     ("heads", "tensor"),
     ("mlp", "tensor"),
+    ("expert", "expert"),
     ("norm", None),
     ("head_dim", None),
     ("layers", None),
@@ -36,6 +40,7 @@ class Config:
 
     data: int = -1  # batch split, parameters copied
     fsdp: int = 1  # batch split, parameters and optimizer split too
+    expert: int = 1  # batch split, experts split too
     tensor: int = 1  # heads, MLP and vocabulary split
 
 
@@ -60,12 +65,12 @@ def make_mesh(config: Config) -> Mesh:
 
 def batch_shards(mesh: Mesh) -> int:
     """Into how many parts a batch is split."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+    return math.prod(mesh.shape[axis] for axis in SPLIT_BATCH)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over the data and fsdp axes."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    """Rows over the axes that split a batch."""
+    return NamedSharding(mesh, PartitionSpec(SPLIT_BATCH))
 
 
 def state_shardings(abstract_state: PyTree, mesh: Mesh) -> PyTree:
@@ -130,8 +135,27 @@ def check_batch(batch_size: int, micro_batch_size: int, mesh: Mesh) -> None:
         )
     if micro_batch_size % shards:
         raise ValueError(
-            f"micro_batch_size={micro_batch_size} must be a multiple of mesh.data * mesh.fsdp = {shards}"
+            f"micro_batch_size={micro_batch_size} must be a multiple of "
+            f"{' * '.join(f'mesh.{axis}' for axis in SPLIT_BATCH)} = {shards}"
         )
+
+
+def check_model(config: Any, mesh: Mesh) -> None:
+    """A model's key-value heads and experts are split evenly; a model without a config of ours is not looked into.
+
+    Raises:
+      ValueError: they are not.
+    """
+    heads = getattr(config, "kv_heads", 0)
+    if heads % mesh.shape["tensor"]:
+        raise ValueError(
+            f"mesh.tensor={mesh.shape['tensor']} does not divide the model's {heads} key-value heads"
+        )
+    experts, devices = getattr(config, "num_experts", 0), mesh.shape["expert"]
+    if devices > 1 and not experts:
+        raise ValueError(f"mesh.expert={devices} needs a model with experts: model.num_experts is 0")
+    if experts % devices:
+        raise ValueError(f"mesh.expert={devices} does not divide model.num_experts={experts}")
 
 
 def placer(mesh: Mesh) -> Callable[[Batch], dict[str, jax.Array]]:

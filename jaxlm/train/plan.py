@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxlm.core.types import PyTree, SplitInfo
-from jaxlm.train import devices
+from jaxlm.train import devices, parallel
 
 ASSUMED_MFU = {"cpu": 0.45, "gpu": 0.35, "tpu": 0.4}
 """Share of the peak that a run is expected to reach; the log shows what it does reach."""
@@ -38,8 +38,12 @@ def activation_bytes(model: Any, params: PyTree, num_tokens: int) -> float:
 
 
 def lengths_of(batch: Any, model: Any) -> tuple[int, ...]:
-    """Positions of a row in each thing that the model reads: a source counts as well as what is written from it."""
-    return tuple(batch[name].shape[1] for name in model.inputs)
+    """Positions of a row in each thing that the model reads: a source counts as well as what is written from it.
+
+    By the second axis, or as the model says of what has no axis of positions (an image).
+    """
+    own = getattr(model, "input_lengths", {})
+    return tuple(own.get(name, batch[name].shape[1]) for name in model.inputs)
 
 
 def choose_micro_batch(
@@ -50,7 +54,7 @@ def choose_micro_batch(
     Twenty bytes a parameter, spread over fsdp and tensor, for weights, gradients, two moments and
     an average in float32; the rest of 90 % of the memory is for activations. The choice is a function of the machine and the config alone.
     """
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = parallel.batch_shards(mesh)
     spread = mesh.shape["fsdp"] * mesh.shape["tensor"]
     room = 0.9 * devices.memory_bytes() - 20.0 * num_params(params) / spread
     fitting = [
@@ -87,7 +91,7 @@ def make(cfg: Any, parts: Any, batch: Any) -> Plan:
     seconds = cfg.num_steps * tokens * flops / (peak.flops * assumed) if peak.flops else 0.0
     train: SplitInfo = parts.task.info.splits["train"]
     epochs = cfg.num_steps * cfg.batch_size / max(1, train.num_examples)
-    shards = parts.mesh.shape["data"] * parts.mesh.shape["fsdp"]
+    shards = parallel.batch_shards(parts.mesh)
     local = sum(
         int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * 4
         for leaf in jax.tree.leaves(parts.abstract_state)
@@ -106,7 +110,8 @@ def make(cfg: Any, parts: Any, batch: Any) -> Plan:
     classes = f", {len(labels)} classes" if labels else ""
     lines = [
         f"device     {devices.device_name()} | mesh {mesh} | compute {dtype}, parameters float32 | attention {attention(parts.model, batch)}",
-        f"model      {type(parts.model).__name__}, {count:,} parameters | {flops:.4g} training FLOPs a token ({formula})",
+        f"model      {type(parts.model).__name__}, {count:,} parameters{active(parts.model, params)} | {flops:.4g} training FLOPs a token ({formula})",
+        *experts(parts.model),
         f"data       {train.num_tokens:,} training tokens, vocabulary {parts.task.info.vocab_size:,}{classes} | {epochs:.3g} epochs",
         f"step       {tokens:,} tokens ({cfg.batch_size} x {row(parts.model, lengths)}){part} | {cfg.num_steps:,} steps",
         f"memory     about {memory / 2**30:.2f} GiB a device predicted, {devices.memory_bytes() / 2**30:.1f} GiB to plan with",
@@ -143,6 +148,26 @@ def attention(model: Any, batch: Any) -> str:
     """The attention backend that the model will run on such batches, and why."""
     chosen = getattr(model, "attention_choice", None)
     return "{} ({})".format(*chosen(tuple(batch))) if chosen else "the model's own"
+
+
+def experts(model: Any) -> list[str]:
+    """A line on a model's experts, with the backend that will run them, and why; none where it has none."""
+    config = getattr(model, "config", None)
+    if not getattr(config, "num_experts", 0):
+        return []
+    shared = f" and {config.num_shared_experts} shared" if config.num_shared_experts else ""
+    factor = config.capacity_factor
+    kept = f"at most {factor:g} x an even share of a row" if factor else "dropless"
+    return [
+        f"experts    {config.num_experts}, {config.experts_per_token}{shared} a token, {kept} | balanced within a "
+        "micro-batch | {} ({})".format(*config.expert_choice())
+    ]
+
+
+def active(model: Any, params: PyTree) -> str:
+    """How many parameters a token meets, where that is not all of them."""
+    config = getattr(model, "config", None)
+    return f", {config.active_size(params):,} a token" if getattr(config, "num_experts", 0) else ""
 
 
 def duration(seconds: float) -> str:

@@ -122,21 +122,20 @@ class Observer:
         return values.get(name)
 
     def final_scores(self, state: TrainState, done: int) -> dict[str, Any]:
-        """`val_*` entries of the summary; evaluates unless that was just done."""
+        """`val_*` entries of the summary, see `_summary`; evaluates unless that was just done."""
         if self.rows[0] != done:
             self.evaluate(state, done)
         scores: dict[str, Any] = {"val_loss": None, "val_bits_per_byte": None}
         scores["val_weights"] = assembly.evaluation_params(state)[1]
-        for row in self.rows[1]:
-            scores |= {f"val_{row.name}": row.value, f"val_{row.name}_stderr": row.stderr}
-        return scores
+        return scores | _summary("val", self.rows[1])
 
     def test_scores(
         self, state: TrainState, done: int, checkpoints: Checkpointer
     ) -> dict[str, Any]:
         """`test_*` entries of the summary, of data with such a split: scored once, by the weights that validation chose.
 
-        Those are the best checkpoint's, or the last ones where none was saved with a metric.
+        Those are the best checkpoint's, or the last ones where none was saved with a metric. The names without a split are
+        then of these scores, no longer of validation's.
         """
         if "test" not in self.parts.task.info.splits:
             return {}
@@ -147,12 +146,9 @@ class Observer:
             target = {tree: getattr(self.parts.abstract_state, tree)}
             restored, _, step = checkpoints.restore_best(target, partial=True)
             params = restored[tree]
-        scores: dict[str, Any] = {"test_step": step}
         rows = self._scored(params, "test")
         self.writer.eval(step, rows, weights, "test")
-        for row in rows:
-            scores |= {f"test_{row.name}": row.value, f"test_{row.name}_stderr": row.stderr}
-        return scores
+        return {"test_step": step} | _summary("test", rows)
 
     def sample(self, state: TrainState, done: int) -> None:
         """What the model writes or answers so far; nothing for models or data without text."""
@@ -176,6 +172,15 @@ class Observer:
             self.writer.log(
                 f"profile    {self.workdir / 'profile'}: open it with TensorBoard or Perfetto"
             )
+
+
+def _summary(split: str, rows: list[Row]) -> dict[str, Any]:
+    """Scores and their errors under the split's name and under their own, and how they were computed."""
+    scores: dict[str, Any] = {}
+    for prefix in (f"{split}_", ""):
+        for row in rows:
+            scores |= {f"{prefix}{row.name}": row.value, f"{prefix}{row.name}_stderr": row.stderr}
+    return scores | {"signatures": {row.name: row.signature for row in rows}}
 
 
 def _fill(batch: Batch) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,13 +12,13 @@ from jaxlm.core.types import Array, Batch, ModelOutput, PyTree
 from jaxlm.decode.sampling import Sampling
 from jaxlm.decode.stopping import text_of
 from jaxlm.decode.types import Request
-from jaxlm.eval.predict import compiled
+from jaxlm.eval.predict import compiled, writing
 from jaxlm.train import assembly, parallel
 
 DEFAULT_CONTEXT = 1024  # tokens that a sample may look back on, where neither data nor model says
 NUM_EXAMPLES = 4
 PREFIX_LM = "prefix_lm"  # the objective of models that read a prompt in both directions
-SAMPLING, GREEDY = Sampling(), Sampling(temperature=0.0)
+SAMPLING, GREEDY = Sampling(), {"method": "sample", "temperature": 0.0}
 
 
 class Sampler:
@@ -67,27 +68,29 @@ class Sampler:
         return self.parts.task.show(batch, _shown(batch), predictions=predictions)
 
     def _from_sources(self, params: PyTree) -> str:
-        """Greedy, from the start symbol, at most as long as the targets may be."""
+        """As they are written for the scores of the run, or greedily where none is of texts."""
         batch = self._examples()
         batch = {name: values[: _shown(batch)] for name, values in batch.items()}
-        length = batch["tokens"].shape[1]
-        request = Request(
-            prompts=batch["tokens"][:, :1].tolist(),
-            max_tokens=length,
-            max_len=length + 1,
-            end_ids=self.end_ids,
-            inputs={name: batch[name] for name in self.parts.model.source_inputs if name in batch},
-        )
+        written = (one.writes for one in self.parts.evaluators if hasattr(one, "writes"))
+        predict = writing(next(written, GREEDY), self.parts.model, self.tokenizer)
         lines = []
-        for row, (best,) in enumerate(GREEDY.write(self.parts.model, params, request)):
-            real = batch["source_segment_ids"][row] > 0 if "source_segment_ids" in batch else ...
-            target = batch["targets"][row][batch["weights"][row] > 0]
+        for row, text in enumerate(predict(params, batch)["texts"]):
+            target = batch["targets"][row][batch["weights"][row] > 0].tolist()
+            # What is written ends with the first end: of several blanks the first one is filled.
+            target = list(itertools.takewhile(lambda one: one not in self.end_ids, target))
             lines += [
-                f"source      {self.tokenizer.decode(batch['source'][row][real])!r}",
+                f"source      {self._source(batch, row)}",
                 f"target      {self.tokenizer.decode(target)!r}",
-                f"prediction  {text_of(self.tokenizer, best.tokens)!r}",
+                f"prediction  {text!r}",
             ]
         return "\n".join(lines)
+
+    def _source(self, batch: Batch, row: int) -> str:
+        """What was read: a text in quotes; of what is no text, what the data show a person, on lines of its own."""
+        if "source" not in batch:
+            return "\n" + str(batch["input"][row]) if "input" in batch else "(not shown)"
+        real = batch["source_segment_ids"][row] > 0 if "source_segment_ids" in batch else ...
+        return repr(self.tokenizer.decode(batch["source"][row][real]))
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -96,7 +99,7 @@ class Sampler:
 
     def _examples(self) -> Batch:
         """The first validation examples (training ones of data without validation), filled up for the mesh."""
-        shards = self.parts.mesh.shape["data"] * self.parts.mesh.shape["fsdp"]
+        shards = parallel.batch_shards(self.parts.mesh)
         rows = -(-NUM_EXAMPLES // shards) * shards
         splits = self.parts.task.info.splits
         return next(iter(self.parts.task.eval("val" if "val" in splits else "train", rows)))

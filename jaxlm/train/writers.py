@@ -75,8 +75,9 @@ class Writer:
 
         Args:
           step: updates done.
-          row: any figures; shown are loss, bits_per_byte, accuracy, lr, grad_norm, step_seconds, data_wait and
-            fill (fractions), tokens_per_second, mfu (a fraction) and eta_seconds, those that are there.
+          row: any figures; shown are loss, bits_per_byte, accuracy, lr, grad_norm, router/max_load, router/dropped (a
+            fraction), step_seconds, data_wait and fill (fractions), tokens_per_second, mfu (a fraction) and
+            eta_seconds, those that are there.
         """
         if not self._active:
             return
@@ -199,6 +200,8 @@ def train_line(step: int, num_steps: int, row: Mapping[str, float]) -> str:
         ("accuracy", "accuracy {:.3f}", 1.0),
         ("lr", "lr {:.2e}", 1.0),
         ("grad_norm", "grad {:.2f}", 1.0),
+        ("router/max_load", "max load {:.2f}", 1.0),
+        ("router/dropped", "dropped {:.1f}%", 100.0),
         ("step_seconds", "{:.0f} ms", 1e3),
         ("data_wait", "wait {:.1f}%", 100.0),
         ("fill", "fill {:.1f}%", 100.0),

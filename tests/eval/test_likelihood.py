@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlm.data.prompts import encode_pair
 from jaxlm.eval import likelihood
-from jaxlm.eval.likelihood import encode_pair, loglikelihoods, rolling, windows
+from jaxlm.eval.likelihood import loglikelihoods, rolling, windows
 from jaxlm.models.bert import BERT, BERTConfig
 from jaxlm.models.gpt import GPT, GPTConfig
 from jaxlm.models.t5 import T5, T5Config

@@ -93,6 +93,7 @@ def test_nothing_to_score_is_an_error():
     [
         ("masked_lm", {}, "objective=masked_lm|length=4"),
         ("causal_lm", {"segment_ids": np.ones((2, 4))}, "documents, packed in windows=4"),
+        ("causal_lm", {"weights": np.eye(4)[2:]}, "parts of windows=4"),
     ],
 )
 def test_the_signature_names_what_was_scored(objective, extra, expected):

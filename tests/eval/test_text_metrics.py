@@ -83,19 +83,35 @@ def test_sums_of_any_kind_finish_as_in_sacrebleu():
         assert finish.chrf(np.array(grams, float)) == pytest.approx(expected, abs=1e-9)
 
 
-def test_chinese_needs_its_tokenizer():
+def test_chinese_is_scored_by_its_tokenizer():
     predictions, references = (
         ["今天天气很好。", "我喜欢看书。"],
         ["今天天气不错。", "我很喜欢看书。"],
     )
-    rows = {row.name: row for row in translation.rows(predictions, references, tokenize="zh")}
+    rows = {row.name: row for row in translation.rows(predictions, references)}
     expected = sacrebleu.corpus_bleu(predictions, [references], tokenize="zh").score
     assert rows["bleu"].value == expected > 50 and "tok:zh" in rows["bleu"].signature
     # one substitution and one insertion of 7 + 7 characters, one of them left as it is
     assert rows["ter"].value == pytest.approx(100 * 3 / 14) and "asian:yes" in rows["ter"].signature
-    assert values(translation.rows(predictions, references))["bleu"] == 0
+    assert values(translation.rows(predictions, references, tokenize="13a"))["bleu"] == 0
     with pytest.raises(ValueError, match='tokenize="chinese" is not one of .*zh'):
         translation.rows(predictions, references, tokenize="chinese")
+
+
+@pytest.mark.parametrize(
+    ("references", "tokenize"),
+    [
+        (["Der Name 东京 steht hier.", "Sonst ist es Deutsch.", "Und noch mehr."], "13a"),
+        (["groupware 的邮件客户端", "Evolution 是软件套装。", "libass"], "zh"),
+        (["東京は大きい。", "本を読む。"], "char"),  # kana beside Chinese letters
+        (["สวัสดีครับ", "ขอบคุณ"], "char"),
+        ([["안녕하세요 여러분", "안녕"]], "13a"),  # has spaces
+    ],
+)
+def test_the_references_script_chooses_the_tokenizer_of_bleu(references, tokenize):
+    assert translation.tokenizer_of(references) == tokenize
+    bleu = translation.rows(["x"] * len(references), references)[0]
+    assert f"|tok:{tokenize}|" in bleu.signature
 
 
 def test_rouge_is_that_of_rouge_score():

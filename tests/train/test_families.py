@@ -8,9 +8,19 @@ import numpy as np
 import pytest
 
 from jaxlm.models.bert import BERT, BERTConfig
+from jaxlm.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from jaxlm.models.glm import GLM, GLMConfig
+from jaxlm.models.gpt import GPT, GPTConfig
 from jaxlm.models.t5 import T5, T5Config
-from jaxlm.objectives import classification, masked_lm, seq2seq
-from jaxlm.objectives.token_nll import Config as LossConfig
+from jaxlm.models.vlm import VLM, VLMConfig
+from jaxlm.objectives import (
+    blank_infilling,
+    classification,
+    image_to_text,
+    masked_lm,
+    multi_token,
+    seq2seq,
+)
 from jaxlm.train import optim, parallel
 from jaxlm.train.steps.gradient import Config, Gradient
 
@@ -50,6 +60,12 @@ def make_families():
         "targets": ids(rng, (ROWS, 1), 3),
         "weights": np.float32([[1], [0], [0.5], [0], [0], [1], [0], [2]]),
     }
+    blanks = {
+        "source": ids(rng, (ROWS, 6)),
+        "source_segment_ids": source,
+        "positions": ids(rng, shape, 6),
+        "block_positions": ids(rng, shape, 9),
+    }
     return {
         "masked_lm": Family(masked_lm.MaskedLM, BERT(BERTConfig(**SHAPE)), text),
         "classification": Family(
@@ -62,6 +78,27 @@ def make_families():
             T5(T5Config(**SHAPE)),
             text | {"source": ids(rng, (ROWS, 6)), "source_segment_ids": source},
         ),
+        "multi_token": Family(
+            multi_token.MultiToken,
+            GPT(GPTConfig(**SHAPE | {"num_layers": 3}, num_future=3)),
+            text,
+        ),
+        "blank_infilling": Family(
+            blank_infilling.BlankInfilling, GLM(GLMConfig(**SHAPE)), text | blanks
+        ),
+        "image_to_text": Family(
+            image_to_text.ImageToText,
+            VLM(VLMConfig(**SHAPE | {"max_len": 16}, image_size=4, patch_size=2, num_channels=1)),
+            {name: text[name] for name in ("tokens", "targets", "weights")}
+            | {"image": rng.random((ROWS, 4, 4, 1), np.float32)},
+        ),
+        "additive attention": Family(
+            seq2seq.Seq2Seq,
+            EncoderDecoder(
+                EncoderDecoderConfig(**SHAPE, positions="learned", cross_attention="additive")
+            ),
+            text | {"source": ids(rng, (ROWS, 6)), "source_segment_ids": source},
+        ),
     }
 
 
@@ -70,15 +107,22 @@ QUICK = {"xla_backend_optimization_level": 0}  # compiling is all that these tes
 
 
 def make_step(family, num_micro_batches=1):
-    objective = family.objective(LossConfig(z_loss=1e-2), family.model)
+    objective = family.objective(family.objective.Config(z_loss=1e-2), family.model)
     tx, schedule = optim.build(optim.Config(learning_rate=1e-2, warmup_steps=1), 10, {})
     return Gradient(Config(), family.model, objective, tx, schedule, num_micro_batches)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+SLOW = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("additive attention", "blank_infilling", "image_to_text", "multi_token")
+]
+
+
+@pytest.mark.parametrize("name", ["masked_lm", "classification", "seq2seq", *SLOW])
 def test_micro_batches_agree_on_ragged_weights(name):
     family = FAMILIES[name]
-    state = nn.unbox(make_step(family).init(jax.random.key(0), family.batch))
+    init = jax.jit(make_step(family).init, compiler_options=QUICK)
+    state = nn.unbox(init(jax.random.key(0), family.batch))
     whole, *parts = (
         jax.jit(make_step(family, count).loss_and_gradients, compiler_options=QUICK)(
             state, family.batch
@@ -96,11 +140,11 @@ def test_micro_batches_agree_on_ragged_weights(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["masked_lm", "seq2seq"])
+@pytest.mark.parametrize("name", ["masked_lm", "seq2seq", *SLOW])
 def test_eight_devices_train_as_one_does(name):
     family = FAMILIES[name]
     step = make_step(family, 2)
-    boxed = step.init(jax.random.key(0), family.batch)
+    boxed = jax.jit(step.init, compiler_options=QUICK)(jax.random.key(0), family.batch)
     state = nn.unbox(boxed)
     alone, metrics = jax.jit(step.step, compiler_options=QUICK)(state, family.batch)
 

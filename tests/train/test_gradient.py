@@ -1,6 +1,7 @@
 """The gradient step: one big batch, micro-batches and devices are one computation; it compiles once; it resumes."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -26,6 +27,8 @@ MODEL = GPTConfig(
 )
 
 LOSS = LossConfig(z_loss=1e-2)
+# Compiling is what these tests spend their time on.
+quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def make_batch(rows=8, seed=0):
@@ -44,7 +47,7 @@ def make_step(num_micro_batches=1, model=MODEL, loss=LOSS, optimizer=None, **con
 
 
 def init(step, batch):
-    return nn.unbox(step.init(jax.random.key(0), batch))
+    return nn.unbox(quick(step.init)(jax.random.key(0), batch))
 
 
 def assert_trees_close(left, right, rtol=1e-4, atol=1e-6):
@@ -55,8 +58,8 @@ def assert_trees_close(left, right, rtol=1e-4, atol=1e-6):
 def test_micro_batches_agree_on_ragged_weights(count):
     batch = make_batch()
     state = init(make_step(), batch)
-    out, grads, value = jax.jit(make_step().loss_and_gradients)(state, batch)
-    out_parts, grads_parts, value_parts = jax.jit(make_step(count).loss_and_gradients)(state, batch)
+    out, grads, value = quick(make_step().loss_and_gradients)(state, batch)
+    out_parts, grads_parts, value_parts = quick(make_step(count).loss_and_gradients)(state, batch)
     np.testing.assert_allclose(value, value_parts, rtol=1e-5)
     assert_trees_close(out.report, out_parts.report, rtol=1e-5)
     assert_trees_close(grads, grads_parts, rtol=1e-4, atol=1e-6)
@@ -66,47 +69,65 @@ def test_the_loss_is_the_mean_over_weighed_tokens():
     batch = make_batch()
     step = make_step(loss=LossConfig())
     state = init(step, batch)
-    _, _, value = step.loss_and_gradients(state, batch)
-    nll = GPT(MODEL).apply({"params": state.params}, batch["tokens"]).token_nll(batch["targets"])
+    _, _, value = quick(step.loss_and_gradients)(state, batch)
+    model = GPT(MODEL)
+    nll = quick(lambda params: model.apply(params, batch["tokens"]).token_nll(batch["targets"]))(
+        {"params": state.params}
+    )
     np.testing.assert_allclose(
         value, (nll * batch["weights"]).sum() / batch["weights"].sum(), rtol=1e-5
     )
 
 
+def mesh_case(kind):
+    model = dataclasses.replace(MODEL, scan_layers=kind == "muon")
+    optimizer = optim.Config(kind=kind, learning_rate=1e-2, warmup_steps=1)
+    return make_step(2, model, optimizer=optimizer), [make_batch(16, seed) for seed in range(3)]
+
+
+@functools.cache
+def trained_on_one_device(kind):
+    """The first state, the last parameters, the losses."""
+    step, batches = mesh_case(kind)
+    alone = state = init(step, batches[0])
+    run, losses = quick(step.step), []
+    for batch in batches:
+        alone, metrics = run(alone, batch)
+        losses.append(float(metrics["loss_total"]))
+    return state, alone.params, losses
+
+
 @pytest.mark.parametrize(
-    "shape",
-    [{"data": 8}, {"fsdp": 8}, {"data": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "tensor": 2}],
+    ("kind", "shape"),
+    [
+        ("adamw", {"data": 8}),
+        ("adamw", {"fsdp": 8}),
+        ("adamw", {"data": 4, "tensor": 2}),
+        ("adamw", {"data": 2, "fsdp": 2, "tensor": 2}),
+        pytest.param("muon", {"data": 8}, marks=pytest.mark.slow),
+        ("muon", {"fsdp": 8}),
+        pytest.param("muon", {"data": 4, "tensor": 2}, marks=pytest.mark.slow),
+        ("muon", {"data": 2, "fsdp": 2, "tensor": 2}),
+    ],
     ids=str,
 )
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_every_mesh_trains_as_one_device_does(shape, kind):
-    model = dataclasses.replace(MODEL, scan_layers=kind == "muon")
-    step = make_step(
-        2, model, optimizer=optim.Config(kind=kind, learning_rate=1e-2, warmup_steps=1)
-    )
-    batches = [make_batch(16, seed) for seed in range(3)]
-    state = init(step, batches[0])
-    alone, losses = state, []
-    for batch in batches:
-        alone, metrics = jax.jit(step.step)(alone, batch)
-        losses.append(float(metrics["loss_total"]))
-
+def test_every_mesh_trains_as_one_device_does(kind, shape):
+    step, batches = mesh_case(kind)
+    state, params, losses = trained_on_one_device(kind)
     mesh = parallel.make_mesh(parallel.Config(**({"data": 1} | shape)))
     boxed = jax.eval_shape(step.init, jax.random.key(0), batches[0])
     shardings = parallel.state_shardings(boxed, mesh)
     spread = jax.device_put(state, shardings)
     place = parallel.placer(mesh)
     with jax.set_mesh(mesh), nn.logical_axis_rules(parallel.RULES):
-        compiled = jax.jit(step.step, out_shardings=(shardings, None))
+        compiled = quick(step.step, out_shardings=(shardings, None))
         spread_losses = []
         for batch in batches:
             spread, metrics = compiled(spread, place(batch))
             spread_losses.append(float(metrics["loss_total"]))
         assert compiled._cache_size() == 1
     np.testing.assert_allclose(spread_losses, losses, rtol=1e-5)
-    assert_trees_close(
-        jax.device_get(spread.params), jax.device_get(alone.params), rtol=1e-3, atol=2e-4
-    )
+    assert_trees_close(jax.device_get(spread.params), jax.device_get(params), rtol=1e-3, atol=2e-4)
 
 
 def test_fsdp_holds_an_eighth_on_each_device():
@@ -139,12 +160,12 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
     poisoned = state.replace(
         params=jax.tree.map(lambda x: x.at[(0,) * x.ndim].set(jnp.nan), state.params)
     )
-    after, metrics = jax.jit(step.step)(poisoned, batch)
+    after, metrics = quick(step.step)(poisoned, batch)
     assert not bool(metrics["finite"])
     assert int(after.step) == 1
     assert_trees_close(after.opt_state, state.opt_state, rtol=0, atol=0)
     assert_trees_close(after.ema, state.ema, rtol=0, atol=0)
-    after, metrics = jax.jit(step.step)(state, batch)
+    after, metrics = quick(step.step)(state, batch)
     assert bool(metrics["finite"])
 
 
@@ -154,7 +175,7 @@ def test_ema_by_hand():
     state = init(step, batch)
     for number, decay in ((0, 0.1), (5, 0.4), (100, 0.75)):  # (1 + n) / (10 + n), then the decay
         start = state.replace(step=jnp.int32(number))
-        after, _ = jax.jit(step.step)(start, batch)
+        after, _ = quick(step.step)(start, batch)
         expected = jax.tree.map(
             lambda old, new, decay=decay: decay * old + (1 - decay) * new, start.ema, after.params
         )
@@ -165,7 +186,7 @@ def test_a_step_is_a_function_of_state_and_batch_also_with_dropout():
     batch = make_batch()
     step = make_step(2, dataclasses.replace(MODEL, dropout=0.3))
     state = init(step, batch)
-    run = jax.jit(step.step)
+    run = quick(step.step)
     first, again = run(state, batch)[0], run(state, batch)[0]
     jax.tree.map(np.testing.assert_array_equal, first, again)
     later = run(state.replace(step=state.step + 1), batch)[1]

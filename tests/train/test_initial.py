@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 import jaxlm
 from jaxlm import config, convert
 from jaxlm.interop import mapping
-from jaxlm.train import assembly, initial, parallel
+from jaxlm.train import assembly, initial, parallel, resolve
 
 TEXT = "the cat sat on the mat. a dog ran.\n" * 60
 
@@ -45,7 +45,7 @@ def experiment(folder, **overrides):
 
 def resolved(cfg):
     cfg = assembly.with_lengths(cfg)
-    return assembly.resolve(cfg, assembly.make_task(cfg))
+    return resolve.resolve(cfg, assembly.make_task(cfg))
 
 
 def test_the_architecture_is_the_sources_and_how_it_runs_the_configs(folder):

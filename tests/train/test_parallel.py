@@ -9,10 +9,16 @@ from jaxlm.train.parallel import Config
 
 
 def test_minus_one_takes_the_rest_of_the_devices():
-    assert dict(parallel.make_mesh(Config()).shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert dict(parallel.make_mesh(Config()).shape) == {
+        "data": 8,
+        "fsdp": 1,
+        "expert": 1,
+        "tensor": 1,
+    }
     assert dict(parallel.make_mesh(Config(data=2, fsdp=-1, tensor=2)).shape) == {
         "data": 2,
         "fsdp": 2,
+        "expert": 1,
         "tensor": 2,
     }
 

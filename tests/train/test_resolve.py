@@ -11,7 +11,7 @@ from jaxlm.data.tasks import MADE_FOR, TASKS
 from jaxlm.models.bert import BERT, BERTConfig
 from jaxlm.objectives import OBJECTIVES
 from jaxlm.objectives.classification import Classification, Config
-from jaxlm.train import assembly
+from jaxlm.train import assembly, resolve
 
 TASK = SimpleNamespace(info=TaskInfo(10, {}, labels=("even", "odd")))
 
@@ -23,20 +23,20 @@ def make_config(**model):
 
 
 def test_the_number_of_classes_comes_from_the_data():
-    assert assembly.resolve(make_config(), TASK).model.num_labels == 2
-    assert assembly.resolve(make_config(num_labels=2), TASK).model.num_labels == 2
+    assert resolve.resolve(make_config(), TASK).model.num_labels == 2
+    assert resolve.resolve(make_config(num_labels=2), TASK).model.num_labels == 2
     text = SimpleNamespace(info=TaskInfo(10, {}))
-    assert assembly.resolve(make_config(num_labels=5), text).model.num_labels == 5
+    assert resolve.resolve(make_config(num_labels=5), text).model.num_labels == 5
 
 
 def test_another_number_is_refused():
     with pytest.raises(ValueError, match="model.num_labels=3, but the data has 2 classes"):
-        assembly.resolve(make_config(num_labels=3), TASK)
+        resolve.resolve(make_config(num_labels=3), TASK)
 
 
 def test_a_model_without_classes_is_refused():
     with pytest.raises(ValueError, match='2 classes, and model.kind="gpt" has no head for them'):
-        assembly.resolve(config.base(), TASK)
+        resolve.resolve(config.base(), TASK)
 
 
 def test_a_head_that_is_not_one_of_classes_is_refused():
@@ -59,7 +59,7 @@ def test_data_made_for_another_objective_are_refused(data, objective, made_for):
     cfg.data, cfg.objective = config.section("data", data), config.section("objective", objective)
     message = f'objective.kind="{objective}" does not fit data.kind="{data}", .* "{made_for}"'
     with pytest.raises(ValueError, match=message):
-        assembly.resolve(cfg, SimpleNamespace(info=TaskInfo(10, {})))
+        resolve.resolve(cfg, SimpleNamespace(info=TaskInfo(10, {})))
 
 
 def test_every_task_says_what_its_targets_are_for():
@@ -76,7 +76,7 @@ def test_a_decoder_starts_as_its_data_do():
         config.section("objective", "seq2seq"),
     )
     with pytest.raises(ValueError, match='model.decoder_start_id=7, but data.kind="pairs" .* 0'):
-        assembly.resolve(cfg, SimpleNamespace(info=TaskInfo(10, {})))
+        resolve.resolve(cfg, SimpleNamespace(info=TaskInfo(10, {})))
 
 
 @pytest.mark.parametrize("wrong", [-1, 2])
@@ -86,3 +86,34 @@ def test_a_target_that_is_no_class_is_refused(wrong):
         assembly.check_targets(batch, TASK.info)
     batch["weights"][2] = 0  # ignored: it may be anything
     assembly.check_targets(batch, TASK.info)
+
+
+class Masked:
+    """A tokenizer of which only the special tokens are asked for."""
+
+    def __init__(self, **ids):
+        self.special_ids = lambda: {f"[{name}]": number for name, number in ids.items()}
+
+
+@pytest.mark.parametrize("given", [-1, 7])
+def test_a_model_is_told_what_stands_for_a_blank(given):
+    assert blank_config(given, Masked(MASK=7)).model.mask_id == 7
+
+
+def test_a_tokenizer_without_mask_is_one_for_texts_without_blanks():
+    assert blank_config(-1, Masked(SEP=3)).model.mask_id == -1
+    assert blank_config(-1, None).model.mask_id == -1
+    with pytest.raises(
+        ValueError, match="model.mask_id=7, but the tokenizer has none: leave it -1"
+    ):
+        blank_config(7, Masked(SEP=3))
+    with pytest.raises(ValueError, match="model.mask_id=7, but the tokenizer has 5: leave it -1"):
+        blank_config(7, Masked(MASK=5))
+
+
+def blank_config(mask_id, tokenizer):
+    cfg = config.base()
+    cfg.model = config.section("model", "glm", mask_id=mask_id)
+    cfg.data = config.section("data", "blank_text")
+    cfg.objective = config.section("objective", "blank_infilling")
+    return resolve.resolve(cfg, SimpleNamespace(info=TaskInfo(10, {}, tokenizer)))

@@ -12,6 +12,7 @@ import pytest
 from jaxlm import config
 from jaxlm.core.outputs import NeuralOutput
 from jaxlm.core.types import Array, SplitInfo, TaskInfo
+from jaxlm.eval import Row
 from jaxlm.train import parallel, plan, report, samples
 from jaxlm.train.samples import Sampler
 
@@ -84,11 +85,10 @@ class OneBatch:
         return str(predictions[:num_examples].tolist())
 
 
-def sample(model, task, sample_tokens=20):
+def sample(model, task, sample_tokens=20, evaluators=()):
     cfg = SimpleNamespace(sample_tokens=sample_tokens, seed=0)
-    parts = SimpleNamespace(
-        model=model, task=task, mesh=parallel.make_mesh(parallel.Config(data=8))
-    )
+    mesh = parallel.make_mesh(parallel.Config(data=8))
+    parts = SimpleNamespace(model=model, task=task, mesh=mesh, evaluators=evaluators)
     return Sampler(cfg, parts)({}, 10)
 
 
@@ -143,9 +143,9 @@ def test_a_sample_looks_back_as_far_as_data_or_model_say():
 
 def test_an_encoder_decoder_writes_from_validation_sources():
     task = OneBatch(
-        tokens=[[0, 3], [0, 2]],
-        targets=[[3, 4], [2, 0]],
-        weights=[[1.0, 1], [1, 0]],
+        tokens=[[0, 3, 4], [0, 2, 0]],
+        targets=[[3, 4, 7], [2, 0, 6]],  # of several texts, each behind an end, the first is shown
+        weights=[[1.0, 1, 0], [1, 1, 1]],
         source=[[3, 4], [5, 8]],
         source_segment_ids=[[1, 1], [1, 0]],
         id=[0, 1],
@@ -158,6 +158,42 @@ def test_an_encoder_decoder_writes_from_validation_sources():
         "target      'b'",
         "prediction  'e'",
     ]
+    short = SimpleNamespace(writes={"method": "beam", "num_beams": 2, "max_tokens": 1})
+    scored_otherwise = SimpleNamespace(outputs=None)
+    shown = sample(Copy(), task, evaluators=[scored_otherwise, short]).splitlines()
+    assert shown[2::3] == ["prediction  'c'", "prediction  'e'"]  # as it is scored
+
+
+class Seen(Copy):
+    """Writes the first column of pixels."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("tokens", "image")
+    source_inputs: ClassVar[tuple[str, ...]] = ("image",)
+
+    def init_cache(self, params, batch_size, max_len, image):
+        return super().init_cache(params, batch_size, max_len, image[:, :, 0].astype(int), 1)
+
+
+def test_an_image_is_shown_as_its_data_show_it():
+    batch = {
+        "tokens": [[0, 3], [0, 2]],
+        "targets": [[3, 4], [2, 0]],
+        "weights": [[1.0, 1], [1, 0]],
+        "image": [[[3.0, 9], [4, 9]], [[5, 9], [0, 9]]],
+        "id": [0, 1],
+    }
+    assert sample(Seen(), OneBatch(**batch, input=["#.\n@.", ":."])).splitlines() == [
+        "source      ",
+        "#.",
+        "@.",
+        "target      'cd'",
+        "prediction  'cd'",
+        "source      ",
+        ":.",
+        "target      'b'",
+        "prediction  'e'",
+    ]
+    assert sample(Seen(), OneBatch(**batch)).startswith("source      (not shown)\n")
 
 
 def test_fill_counts_what_is_no_filling_in_source_and_target():
@@ -187,5 +223,15 @@ def test_the_plan_names_micro_batches_where_there_are_several():
 def test_the_micro_batch_is_chosen_by_all_tokens_of_a_row(monkeypatch, row_tokens, expected):
     monkeypatch.setattr(plan.devices, "memory_bytes", lambda: 1000 / 0.9)
     model = SimpleNamespace(activation_bytes=lambda num_tokens: 2.0 * num_tokens)
-    mesh = SimpleNamespace(shape={"data": 1, "fsdp": 1, "tensor": 1})
+    mesh = SimpleNamespace(shape={"data": 1, "fsdp": 1, "expert": 1, "tensor": 1})
     assert plan.choose_micro_batch(16, model, {}, row_tokens, mesh) == expected
+
+
+def test_the_summary_has_the_last_scores_by_their_own_names_too():
+    val = report._summary("val", [Row("bleu", 20.0, "of 100", 0.5, "sacrebleu|a")])
+    assert val == {
+        "val_bleu": 20.0, "val_bleu_stderr": 0.5, "bleu": 20.0, "bleu_stderr": 0.5,
+        "signatures": {"bleu": "sacrebleu|a"},
+    }  # fmt: skip
+    both = val | report._summary("test", [Row("bleu", 21.0, "of 100", 0.6, "sacrebleu|a")])
+    assert (both["val_bleu"], both["test_bleu"], both["bleu"]) == (20.0, 21.0, 21.0)

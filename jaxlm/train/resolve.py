@@ -1,0 +1,99 @@
+"""What a config leaves to data and device is filled in, and rules across its sections are checked."""
+
+from __future__ import annotations
+
+import jax
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from jaxlm.core.types import Task
+from jaxlm.data import corruption
+from jaxlm.data.tasks import MADE_FOR
+from jaxlm.objectives import OBJECTIVES
+from jaxlm.train import initial
+
+
+def resolve(cfg: ConfigDict, task: Task) -> FrozenConfigDict:
+    """A frozen copy with what only data and device know filled in; checks rules across sections.
+
+    Raises:
+      ValueError: a rule is broken; the keys are named.
+    """
+    cfg = cfg.copy_and_resolve_references()
+    for name in ("num_steps", "batch_size", "log_every"):
+        if cfg[name] < 1:
+            raise ValueError(f"{name}={cfg[name]} must be at least 1")
+    for name in (
+        "micro_batch_size",
+        "eval_every",
+        "checkpoint_every",
+        "sample_every",
+        "sample_tokens",
+    ):
+        if cfg[name] < 0:
+            raise ValueError(f"{name}={cfg[name]} must be 0 or more")
+    model = cfg.model
+    if "vocab_size" in model:
+        if cfg.init_from:
+            initial.check_vocabulary(cfg, task.info.vocab_size)
+        elif model.vocab_size not in (0, task.info.vocab_size):
+            raise ValueError(
+                f"model.vocab_size={model.vocab_size}, but the tokenizer has {task.info.vocab_size}: leave it 0"
+            )
+        model.vocab_size = model.vocab_size or task.info.vocab_size
+    if "mask_id" in model:
+        model.mask_id = _mask_id(cfg, task)
+    if task.info.labels:
+        model.num_labels = _num_labels(cfg, len(task.info.labels))
+    _check_pairing(cfg)
+    if "max_len" in model and "seq_len" in cfg.data and cfg.data.seq_len > model.max_len:
+        raise ValueError(
+            f"data.seq_len={cfg.data.seq_len} is longer than model.max_len={model.max_len}"
+        )
+    if "dtype" in model and model.dtype == "auto":
+        model.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return FrozenConfigDict(cfg)
+
+
+def _num_labels(cfg: ConfigDict, number: int) -> int:
+    """The classes of the data, which a model's head must have been made for."""
+    if "num_labels" not in cfg.model:
+        raise ValueError(
+            f'data.kind="{cfg.data.kind}" has {number} classes, and model.kind="{cfg.model.kind}" has no head for them '
+            "(no model.num_labels)"
+        )
+    if cfg.model.num_labels not in (0, number):
+        raise ValueError(
+            f"model.num_labels={cfg.model.num_labels}, but the data has {number} classes: leave it 0"
+        )
+    return number
+
+
+def _mask_id(cfg: ConfigDict, task: Task) -> int:
+    """The tokenizer's [MASK], -1 where it has none: data without blanks need none."""
+    found = -1
+    if task.info.tokenizer is not None:
+        found = task.info.tokenizer.special_ids().get("[MASK]", -1)
+    if cfg.model.mask_id not in (-1, found):
+        has = "has none" if found < 0 else f"has {found}"
+        raise ValueError(f"model.mask_id={cfg.model.mask_id}, but the tokenizer {has}: leave it -1")
+    return found
+
+
+def _check_pairing(cfg: ConfigDict) -> None:
+    """Data and objective of ours mean the same targets: else a model that sees both sides is given its answers.
+
+    And the data begin a decoder's input as its model expects it.
+    """
+    data, objective = cfg.data.kind, cfg.objective.kind
+    if data not in MADE_FOR:
+        return
+    if objective in OBJECTIVES and objective not in MADE_FOR[data]:
+        fitting = " or ".join(f'"{name}"' for name in MADE_FOR[data])
+        raise ValueError(
+            f'objective.kind="{objective}" does not fit data.kind="{data}", whose targets are for {fitting}'
+        )
+    if "decoder_start_id" in cfg.model and cfg.model.decoder_start_id != corruption.START_ID:
+        raise ValueError(
+            f'model.decoder_start_id={cfg.model.decoder_start_id}, but data.kind="{data}" begins what a decoder '
+            f"reads with {corruption.START_ID}"
+        )
