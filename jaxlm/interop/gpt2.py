@@ -69,6 +69,8 @@ FIXED = {
     "rope_scaling": "none",
     "attention_soft_cap": 0.0,
     "logit_soft_cap": 0.0,
+    "num_experts": 0,
+    "num_future": 1,
 }
 """What every GPT-2 has."""
 

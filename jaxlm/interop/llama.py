@@ -35,6 +35,8 @@ FIXED = {
     "embedding_norm": False,
     "attention_soft_cap": 0.0,
     "logit_soft_cap": 0.0,
+    "num_experts": 0,
+    "num_future": 1,
 }
 """What all of them have."""
 

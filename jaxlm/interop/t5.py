@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jaxlm.interop.fields import Reader
+from jaxlm.interop.fields import Reader, refuse_others
 from jaxlm.interop.mapping import Entry
 
 NAME, KIND = "T5", "t5"
@@ -74,6 +74,7 @@ def hf_config(config: Any) -> dict[str, Any]:
     Raises:
       ValueError: a field has a value that T5 has not.
     """
+    refuse_others(config, {"num_experts": 0}, "T5")
     names = {ours: theirs for theirs, ours in MLPS.items()}
     return {
         "architectures": ["T5ForConditionalGeneration"],

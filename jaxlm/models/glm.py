@@ -295,5 +295,5 @@ def _whole_sight(tokens: Array, source: Array, segment_ids, source_segment_ids) 
     return Sight(
         jnp.arange(total, dtype=jnp.int32)[None],
         segment_ids_BT=segments,
-        prefix_B=jnp.full((batch,), 0 * length, jnp.int32),
+        prefix_B=jnp.full((batch,), length, jnp.int32),
     )

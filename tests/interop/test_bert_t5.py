@@ -147,6 +147,11 @@ def test_a_bert_that_transformers_has_not_is_not_exported(change, message):
         bert.hf_config(BERTConfig(vocab_size=50, **change))
 
 
+def test_a_t5_with_experts_is_not_exported():
+    with pytest.raises(ValueError, match="model.num_experts=4"):
+        t5.hf_config(T5Config(vocab_size=50, num_experts=4))
+
+
 def test_names_of_older_files_and_of_bare_encoders_are_found():
     config = BERTConfig(vocab_size=50, num_layers=1)
     old = "embeddings.LayerNorm.gamma"

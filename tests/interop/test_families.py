@@ -172,6 +172,8 @@ def test_gpt2_there_and_back():
         (GPTConfig(mlp="relu2"), 'model.mlp="relu2"'),
         (GPTConfig(num_kv_heads=4), "model.num_kv_heads=4"),
         (GPTConfig(embedding_norm=True), "model.embedding_norm"),
+        (GPTConfig(num_future=4), "model.num_future=4"),
+        (dataclasses.replace(LLAMA, num_experts=4), "model.num_experts=4"),
         (dataclasses.replace(LLAMA, positions="alibi"), "model.positions='alibi'"),
         (dataclasses.replace(LLAMA, norm_gains=False), "model.norm_gains=False"),
         (dataclasses.replace(LLAMA, mlp="relu2"), 'model.mlp="relu2"'),

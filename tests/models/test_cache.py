@@ -63,9 +63,13 @@ FAMILIES = {
     "prefix": LLAMA,
     "prefix and window": WINDOW,
     "scanned": dataclasses.replace(LLAMA, scan_layers=True),
+    "experts": dataclasses.replace(  # capacity is of training: here nothing is dropped
+        LLAMA, num_experts=4, num_shared_experts=1, expert_d_ff=8, capacity_factor=0.5
+    ),
     "scanned window": dataclasses.replace(WINDOW, scan_layers=True),
     "t5 1.0": OLD_T5,
     "t5 1.1": dataclasses.replace(OLD_T5, mlp="geglu", tie_embeddings=False),
+    "t5 experts": dataclasses.replace(OLD_T5, num_experts=3, experts_per_token=1),
     "t5 scanned": dataclasses.replace(OLD_T5, scan_layers=True, num_decoder_layers=None),
     "encoder-decoder": OF_2017,
     "encoder-decoder additive": dataclasses.replace(

@@ -175,6 +175,7 @@ def test_each_head_is_scored_on_its_own_targets(batch):
         np.testing.assert_allclose([sums.total, sums.weight], [total, weight], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_heads_logits_are_made_at_a_time():
     """What a backward pass keeps does not grow with the heads by their logits (the paper's section 2)."""
     batch = {"tokens": jnp.zeros((4, 64), jnp.int32), "targets": jnp.zeros((4, 64), jnp.int32)}
