@@ -141,12 +141,11 @@ def decay_mask(params: Any) -> Any:
 
 
 def muon_labels(params: Any) -> Any:
-    """A tree of "muon" (matrices inside the model) and "adam" (embeddings, gains, biases, and what scores: head, routers)."""
+    """A tree of "muon" (matrices inside the model, routers too) and "adam" (embeddings, head, gains, biases)."""
 
     def label(path, x) -> str:
         names = _names(path)
-        scores = names[0] == "head" or "router" in names
-        inside = names[-1] == "kernel" and not scores and _layer_ndim(names, x) == 2
+        inside = names[-1] == "kernel" and names[0] != "head" and _layer_ndim(names, x) == 2
         return "muon" if inside else "adam"
 
     return jax.tree_util.tree_map_with_path(label, params)

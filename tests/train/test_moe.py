@@ -215,7 +215,7 @@ def test_the_plan_tells_what_the_experts_are():
     assert plan.experts(BERT(BERTConfig())) == [] and plan.experts(SimpleNamespace()) == []
 
 
-def test_muon_orthogonalises_every_expert_by_itself_and_leaves_routers_to_adam():
+def test_muon_orthogonalises_every_expert_by_itself():
     rng = np.random.default_rng(0)
     grads_EDF = rng.normal(size=(3, 8, 16)).astype(np.float32)
     router = {"router": {"kernel": rng.normal(size=(8, 3)).astype(np.float32)}}
@@ -239,7 +239,7 @@ def test_muon_orthogonalises_every_expert_by_itself_and_leaves_routers_to_adam()
     )
     assert labels["blocks"]["moe"] == {
         "experts": {"in": {"kernel": "muon"}},
-        "router": {"kernel": "adam"},
+        "router": {"kernel": "muon"},
     }
     decayed = optim.decay_mask({"experts": {"in": {"kernel": grads_EDF, "bias": grads_EDF[0]}}})
     assert decayed["experts"]["in"] == {"kernel": True, "bias": False}
