@@ -1,6 +1,20 @@
-"""The Transformer of 2017, English to German (Vaswani et al., Attention Is All You Need, arXiv:1706.03762).
+"""The Transformer of 2017, from English to German (Vaswani et al., Attention Is All You Need, arXiv:1706.03762).
 
-python -m jaxlm.launch --config experiments/transformer_translate.py
+    python -m jaxlm.launch --config experiments/transformer_translate.py          bundled pairs, offline
+    python -m jaxlm.launch --config experiments/transformer_translate.py:tiny     two cores, under 3 minutes
+
+The paper's recipe at a laptop's size: shared and tied embeddings, sinusoids, dropout of embeddings and branches, label
+smoothing, Adam with an inverse square root, and of 21,245 pairs as many side by side in a row as fit. Norms stand before
+the branches: behind them, as in the paper, the loss was 0.15 nats higher after 120 steps (and the same for :tiny). The
+vocabulary is small, as so few pairs ask for (Sennrich and Zhang 2019, arXiv:1905.11901). The last twentieth of the lines is
+translated by beam search with the running average of the weights: `bleu` in summary.json, examples in samples.txt.
+
+Your own pairs, a line each, source TAB target: --config.data.path=FILE.tsv. The tokenizer is trained on their training part;
+into Chinese BLEU counts characters (tok:zh in its signature). From TensorFlow Datasets:
+--config.data.path=tfds:wmt16_translate/de-en --config.data.source_field=en --config.data.target_field=de.
+
+:tiny, 500 steps, 158 CPU seconds in all: 1.686 ± 0.033 bits a byte of 200 held-out targets (an add-one bigram:
+2.404 on all 1,119, tools/bigram_baseline.py), BLEU 5.0 ± 0.6. Measured: docs/benchmarks.md.
 """
 
 from jaxlm import config

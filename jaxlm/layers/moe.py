@@ -190,7 +190,9 @@ def _on_mesh(
     if mesh.empty or mesh.size == 1:
         return _mixed(cfg, capacity, x_BTD, routes, kernels, 0)
     # One by one: of a single array no two axes could be split over the same devices.
-    expert, mlp, batch = (nn.logical_to_mesh_axes((name,))[0] for name in ("expert", "mlp", "batch"))
+    expert, mlp, batch = (
+        nn.logical_to_mesh_axes((name,))[0] for name in ("expert", "mlp", "batch")
+    )
     rows = (batch,) if isinstance(batch, str) else batch or ()
     if x_BTD.shape[0] % math.prod(mesh.shape[axis] for axis in rows):
         rows = ()  # a few rows that do not divide, of texts that are written: every device has them all

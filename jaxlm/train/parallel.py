@@ -153,7 +153,9 @@ def check_model(config: Any, mesh: Mesh) -> None:
         )
     experts, devices = getattr(config, "num_experts", 0), mesh.shape["expert"]
     if devices > 1 and not experts:
-        raise ValueError(f"mesh.expert={devices} needs a model with experts: model.num_experts is 0")
+        raise ValueError(
+            f"mesh.expert={devices} needs a model with experts: model.num_experts is 0"
+        )
     if experts % devices:
         raise ValueError(f"mesh.expert={devices} does not divide model.num_experts={experts}")
 

@@ -90,7 +90,8 @@ class Sampler:
         if "source" not in batch:
             return "\n" + str(batch["input"][row]) if "input" in batch else "(not shown)"
         real = batch["source_segment_ids"][row] > 0 if "source_segment_ids" in batch else ...
-        return repr(self.tokenizer.decode(batch["source"][row][real]))
+        ids = [one for one in batch["source"][row][real].tolist() if one not in self.end_ids]
+        return repr(self.tokenizer.decode(ids))
 
     @property
     def end_ids(self) -> tuple[int, ...]:

@@ -95,7 +95,7 @@ def test_decoding_computes_no_other_head(params, tokens):
     assert "future_BNTD" not in jax.eval_shape(model.apply, {"params": params}, tokens).aux
 
 
-@pytest.mark.parametrize("remat", ["none", "block"])
+@pytest.mark.parametrize("remat", [pytest.param("none", marks=pytest.mark.slow), "block"])
 def test_scanned_layers_equal_unrolled_ones(params, tokens, remat):
     blocks = [params["stack"][f"block_{layer}"] for layer in range(2)]
     stacked = params | {"stack": {"blocks": jax.tree.map(lambda *x: jnp.stack(x), *blocks)}}

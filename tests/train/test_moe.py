@@ -11,6 +11,8 @@ import numpy as np
 import optax
 import pytest
 
+import jaxlm
+from jaxlm import config as configs
 from jaxlm.models.bert import BERT, BERTConfig
 from jaxlm.models.gpt import GPT, GPTConfig
 from jaxlm.models.t5 import T5, T5Config
@@ -218,8 +220,7 @@ def test_the_plan_tells_what_the_experts_are():
 def test_muon_orthogonalises_every_expert_by_itself():
     rng = np.random.default_rng(0)
     grads_EDF = rng.normal(size=(3, 8, 16)).astype(np.float32)
-    router = {"router": {"kernel": rng.normal(size=(8, 3)).astype(np.float32)}}
-    joint = {"block_0": {"moe": {"experts": {"in": {"kernel": grads_EDF}}} | router}}
+    joint = {"block_0": {"moe": {"experts": {"in": {"kernel": grads_EDF}}}}}
     alone = {f"mlp{e}": {"in": {"kernel": grads_EDF[e]}} for e in range(3)}
     config = optim.Config(kind="muon", weight_decay=0.0, clip_norm=0.0)
 
@@ -234,12 +235,37 @@ def test_muon_orthogonalises_every_expert_by_itself():
         )
     singular = np.linalg.svd(update["experts"]["in"]["kernel"], compute_uv=False)
     assert singular.max() / singular.min() < 2  # about one: Newton-Schulz stops near it
-    labels = optim.muon_labels(
-        {"blocks": {"moe": {"experts": {"in": {"kernel": jnp.zeros((2, 3, 8, 16))}}} | router}}
-    )
-    assert labels["blocks"]["moe"] == {
-        "experts": {"in": {"kernel": "muon"}},
+    scanned = {
+        "experts": {"in": {"kernel": jnp.zeros((2, 3, 8, 16)), "bias": jnp.zeros((2, 3, 16))}},
+        "router": {"kernel": jnp.zeros((2, 8, 3))},
+    }
+    assert optim.muon_labels({"blocks": scanned})["blocks"] == {
+        "experts": {"in": {"kernel": "muon", "bias": "adam"}},
         "router": {"kernel": "muon"},
     }
     decayed = optim.decay_mask({"experts": {"in": {"kernel": grads_EDF, "bias": grads_EDF[0]}}})
     assert decayed["experts"]["in"] == {"kernel": True, "bias": False}
+
+
+@pytest.mark.slow
+def test_a_run_on_expert_devices_is_the_run_on_data_devices_and_loads_on_one(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("".join(f"{n} squared is {n * n}.\n" for n in range(400)))
+    shape = SHAPE | EXPERTS | {"vocab_size": 0, "max_len": LENGTH, "capacity_factor": 1.0}
+
+    def run(expert):
+        cfg = configs.base()
+        cfg.model = configs.section("model", "gpt", **shape)
+        cfg.data = configs.section("data", "text", path=str(path), tokenizer="bytes")
+        cfg.batch_size = cfg.micro_batch_size = ROWS
+        cfg.num_steps, cfg.sample_tokens = 3, 4  # and a sample: rows that do not divide
+        cfg.mesh.expert = expert
+        summary = jaxlm.run(cfg, tmp_path / f"expert{expert}")
+        return summary, jaxlm.load(tmp_path / f"expert{expert}").params
+
+    split, whole = run(4), run(1)
+    np.testing.assert_allclose(split[0]["val_loss"], whole[0]["val_loss"], rtol=1e-5)
+    for left, right in zip(jax.tree.leaves(split[1]), jax.tree.leaves(whole[1]), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-3, atol=1e-5)
+    log = (tmp_path / "expert4" / "log.txt").read_text()
+    assert "expert=4" in log and "max load" in log and "experts    4, 2 a token" in log
