@@ -77,7 +77,7 @@ def _parser() -> cli.Parser:
     how.add_argument(
         "--max_tokens",
         type=int,
-        help="default 200; of a filling a quarter of the model's positions",
+        help="default 200, fewer where they do not fit; of a filling a quarter of the model's positions",
     )
     how.add_argument("--infill", action="store_true", default=False, help="fill gaps in prompts")
     how.add_argument("--blank", metavar="TEXT", help="what stands for a gap; default [MASK]")

@@ -25,6 +25,10 @@ from jaxlm.interop.sentence import Sentence
 from jaxlm.train import samples
 
 
+MAX_TOKENS = 200
+"""What is written at most where nobody says how much, and the model has room for it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
     """A trained model with its weights and tokenizer."""
@@ -77,7 +81,7 @@ class LanguageModel:
         *,
         images: Any = None,
         method: str = "sample",
-        max_tokens: int = 200,
+        max_tokens: int | None = None,
         seed: int | Sequence[int] = 0,
         stop: str | Sequence[str] = (),
         constraint: Mapping[str, Any] | None = None,
@@ -94,7 +98,7 @@ class LanguageModel:
           prompts: one text, or texts or lists of token ids. An empty one is the token that begins a text.
           images: float [N, height, width, channels], 0..1, of a model that reads them: one a prompt, or many for one.
           method: of jaxlm.decode.METHODS: sample, beam, contrastive.
-          max_tokens: how many to write after each, at most.
+          max_tokens: how many to write after each, at most; None: 200, or fewer where the model has no room for them.
           seed: prompt number n draws by seed + n, or by the n-th of several.
           stop: strings that end a text and don't belong to it.
           constraint: {"choices": [...]}, {"regex": ...} or {"json_schema": ...}.
@@ -117,6 +121,7 @@ class LanguageModel:
             raise ValueError(f"draft: it reads {draft.model.inputs}, not {self.model.inputs}")
         prompts, images = images_of.for_prompts(images, prompts, self.model)
         made = decode.settings(method, settings, draft is not None)
+        max_tokens = self._usual_tokens(method) if max_tokens is None else max_tokens
         starts, sources, max_len = self.reader.ids(prompts), None, self.max_len
         begins = [self.reader.starts_text(prompt) for prompt in prompts]
         if images is not None:
@@ -147,6 +152,14 @@ class LanguageModel:
             batch_size=batch_size,
             on_text=on_text,
         )
+
+    def _usual_tokens(self, method: str) -> int:
+        """How many to write where nobody says: the same for every prompt, whatever stands beside it."""
+        if wants_source(self.model):
+            return min(MAX_TOKENS, getattr(self.model, "position_limit", None) or MAX_TOKENS)
+        if method == "sample":  # goes on when its context is full
+            return MAX_TOKENS
+        return max(1, min(MAX_TOKENS, self.max_len // 2))  # the rest is the prompt's
 
     def infill(self, texts: str | Sequence[str], **options: Any) -> list[str]:
         """Each text with its gaps filled, as "The [MASK] sat on the mat."; options and errors are those of `fill`."""

@@ -13,8 +13,10 @@ import stored
 import jaxlm
 from jaxlm import config
 from jaxlm.data import infilling, special_tokens, tokenizers
+from jaxlm.decode.texts import Writer
 from jaxlm.interop import sentence
 from jaxlm.language_model import LanguageModel
+from jaxlm.models.glm import GLM, GLMConfig
 from jaxlm.models.t5 import T5, T5Config
 from jaxlm.train import assembly
 
@@ -123,6 +125,29 @@ def test_learned_positions_are_a_limit_of_what_is_read_and_written():
         lm.write("abcabcabcabcabcabcab", max_tokens=4)
     with pytest.raises(ValueError, match="max_tokens=21 is more than the model can write, 20"):
         lm.write("abc", method="beam", max_tokens=21)
+
+
+def test_where_nobody_says_how_much_as_much_is_written_as_there_is_room_for(writer, monkeypatch):
+    asked = []
+
+    def write(self, *given, max_tokens, **how):
+        asked.append((max_tokens, self.max_len))
+        return []
+
+    monkeypatch.setattr(Writer, "write", write)
+    for method in ("sample", "beam", "contrastive"):
+        writer.write("abc", method=method)
+    assert asked == [(200, 32), (16, 32), (16, 32)]  # a sample goes on where its context is full
+    shape, asked[:] = {"vocab_size": 13, "max_len": 20, "mask_id": 12}, []
+    for model in (
+        GLM(GLMConfig(**shape)),
+        GLM(GLMConfig(**shape, positions="rotary")),
+        T5(T5Config()),
+    ):
+        dataclasses.replace(writer, model=model).write("abc")
+    assert asked == [(20, 21), (200, 256), (200, 256)]
+    dataclasses.replace(writer, model=GLM(GLMConfig(**shape))).write("abc", max_tokens=21)
+    assert asked.pop()[0] == 21  # which is refused
 
 
 def test_prompts_get_the_template_where_a_model_was_trained_with_it(tmp_path):

@@ -55,7 +55,7 @@ def train(options, overrides: dict[str, str], twin: str, seed: int) -> dict:
 
     cfg = config.load(f"{EXPERIMENT}:{twin}", overrides)
     cfg.seed, cfg.num_steps = seed, options.steps
-    cfg.eval_every = max(1, options.steps // 6)
+    cfg.eval_every = -(-options.steps // 6)
     cfg.checkpoint_every, cfg.sample_every = cfg.eval_every, 0
     workdir = Path(options.workdir) / f"{twin}_{seed}"
     summary = jaxlm.run(cfg, workdir)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -57,7 +57,7 @@ def parse(value: Any, form: Form, where: str) -> np.ndarray:
         found = " x ".join(map(str, array.shape))
         raise ValueError(f"{where} is {found}: expected a flat list or {form}")
     if array.dtype.kind not in "iu":
-        wrong = next(one for one in _flat(value) if type(one) is not int)
+        wrong = max(_flat(value), key=lambda one: abs(one) if type(one) is int else math.inf)
         raise ValueError(f"{where} holds {wrong!r}: expected whole numbers 0..{form.pixel_max}")
     low, high = array.min(), array.max()
     if low < 0 or high > form.pixel_max:
@@ -83,26 +83,31 @@ def read(path: str, form: Form, field: str) -> np.ndarray:
       ValueError: another kind of file, or an image that is not as expected.
     """
     suffix = Path(path).suffix
-    if suffix == ".jsonl":
-        with open(path, "rb") as file:
-            found = [
-                parse(
-                    reading.record_field(record, field, where, "data.image_field"),
-                    form,
-                    f"{where}: field {field!r}",
-                )
-                for where, record in reading.objects(file, path)
-            ]
-        if not found:
-            raise ValueError(f"{path} has no image in it")
-        return scaled(np.stack(found), form)
-    if suffix != ".npy":
+    if suffix not in (".jsonl", ".npy"):
         raise ValueError(f"{path}: expected images as *.jsonl or *.npy")
+    with open(path, "rb") as file:
+        if suffix == ".jsonl":
+            found = _of_lines(file, path, form, field)
+        else:
+            found = batch(_array(file, path), form.shape, path, form.pixel_max)
+    if not len(found):
+        raise ValueError(f"{path} has no image in it")
+    return found
+
+
+def _of_lines(file: BinaryIO, path: str, form: Form, field: str) -> np.ndarray:
+    found = []
+    for where, record in reading.objects(file, path):
+        value = reading.record_field(record, field, where, "data.image_field")
+        found.append(scaled(parse(value, form, f"{where}: field {field!r}"), form))
+    return np.array(found)
+
+
+def _array(file: BinaryIO, path: str) -> np.ndarray:
     try:
-        array = np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"{path} is no .npy file of numbers: {error}") from error
-    return batch(array, form.shape, path, form.pixel_max)
+        return np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no .npy file of numbers") from error
 
 
 def batch(array: Any, shape: tuple[int, int, int], where: str, pixel_max: int = 1) -> np.ndarray:
@@ -122,12 +127,15 @@ def batch(array: Any, shape: tuple[int, int, int], where: str, pixel_max: int = 
     inner = shape[:2] if grey else shape
     if array.shape[-len(inner) :] != inner or array.ndim - len(inner) not in (0, 1):
         found, wanted = (" x ".join(map(str, one)) for one in (array.shape, shape))
-        raise ValueError(f"{where}: {found}, expected images of {wanted} (one, or N of them)")
+        raise ValueError(
+            f"{where}: {found or 'one number'}, expected images of {wanted} (one, or N of them)"
+        )
+    if array.dtype.kind not in "iuf":
+        raise ValueError(
+            f"{where}: {array.dtype}, expected whole numbers 0..{pixel_max} or floats 0..1"
+        )
     limit = pixel_max if array.dtype.kind in "iu" else 1
-    if (
-        array.dtype.kind not in "iuf"
-        or not 0 <= array.min(initial=0) <= array.max(initial=0) <= limit
-    ):
+    if not 0 <= array.min(initial=0) <= array.max(initial=0) <= limit:
         raise ValueError(
             f"{where}: values from {array.min()} to {array.max()} ({array.dtype}), expected 0..{limit}"
         )

@@ -34,7 +34,8 @@ class MoE(nn.Module):
     Dropless (MegaBlocks, arXiv:2211.15841), or in training with `capacity_factor`: an expert takes from each row the first
     ceil(factor k T / E) choices of T tokens, token by token, and what is beyond goes past the experts. Taken by row and
     not by batch (GShard, arXiv:2006.16668, has groups too), it depends neither on micro-batches nor on devices, and
-    on earlier tokens only. Evaluation and decoding drop nothing. Filling is not routed and not counted.
+    on earlier tokens only. Evaluation and decoding drop nothing. Filling is not routed and not counted where segment
+    ids, or in decoding lengths, name it.
 
     Gives the sum, and what the router reports of this batch's real tokens: "router/load_balance", E sum_i f_i P_i with f
     the shares of choices and P the mean probabilities (Switch, equation 4; 1 when even, for every k);

@@ -43,18 +43,10 @@ class ExpertsConfig:
                         f"model.{field.name}={value!r} needs model.num_experts, the number of experts"
                     )
             return
-        for name, least in (
-            ("num_experts", 1),
-            ("experts_per_token", 1),
-            ("num_shared_experts", 0),
-            ("expert_width", 1),
-            ("capacity_factor", 0),
-            ("moe_every", 1),
-            ("load_balance_loss", 0),
-            ("router_z_loss", 0),
-        ):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"model.{name}={getattr(self, name)} must be at least {least}")
+        self.check_least(num_experts=1, experts_per_token=1, expert_d_ff=1, moe_every=1)
+        self.check_least(
+            num_shared_experts=0, capacity_factor=0, load_balance_loss=0, router_z_loss=0
+        )
         for name, most in (("experts_per_token", "num_experts"), ("moe_every", "num_layers")):
             if getattr(self, name) > getattr(self, most):
                 raise ValueError(

@@ -82,7 +82,7 @@ def _advance(block: Block, carry: tuple[Array, Array], sight: Sight, cache: Laye
 
 
 class Stack(nn.Module):
-    """`num_layers` blocks that see as `spec` says. `caches`: as `empty_cache` makes them, or None.
+    """`num_layers` blocks that see as `spec` says. `caches`: as `empty_caches` makes them, or None.
 
     With `spec.relative` the stack owns the table of position biases that all its layers share. Gives the states, the new
     caches, and what the layers report of themselves, each entry with a first axis for the layers that have it.

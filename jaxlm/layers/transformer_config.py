@@ -69,18 +69,9 @@ class TransformerConfig:
             attention=BACKENDS,
             dtype=("auto", "float32", "bfloat16"),
         )
-        for name in (
-            "vocab_multiple",
-            "num_layers",
-            "d_model",
-            "num_heads",
-            "max_len",
-            "kv_heads",
-            "head_width",
-            "ff_width",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name}={getattr(self, name)} must be at least 1")
+        sizes = ("vocab_multiple", "num_layers", "d_model", "num_heads", "max_len")
+        derived = ("num_kv_heads", "head_dim", "d_ff")
+        self.check_least(**dict.fromkeys((*sizes, *derived), 1))
         if self.vocab_size < 0:
             raise ValueError(
                 f"model.vocab_size={self.vocab_size} must be 0 (the tokenizer's) or more"
@@ -103,6 +94,13 @@ class TransformerConfig:
                 raise ValueError(
                     f"model.{name}={getattr(self, name)!r}: accepted are {', '.join(values)}"
                 )
+
+    def check_least(self, **least: float) -> None:
+        """Raise if a field is below its least value; None is another field's to say."""
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and not value >= bound:
+                raise ValueError(f"model.{name}={value} must be at least {bound}")
 
     @property
     def vocab_rows(self) -> int:

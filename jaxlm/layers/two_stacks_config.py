@@ -22,14 +22,12 @@ class TwoStacksConfig(ExpertsConfig, TransformerConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_least(num_decoder_layers=(self.decoder_layers, 1))
-        self.check_least(decoder_start_id=(self.decoder_start_id, 0))
-
-    def check_least(self, **found: tuple[int, int]) -> None:
-        """Raise if a field's value is below its least one."""
-        for name, (value, least) in found.items():
-            if value < least:
-                raise ValueError(f"model.{name}={value} must be at least {least}")
+        self.check_least(num_decoder_layers=1, decoder_start_id=0)
+        if self.num_experts and self.moe_every > self.decoder_layers:
+            raise ValueError(
+                f"model.moe_every={self.moe_every} must be at most "
+                f"model.num_decoder_layers={self.decoder_layers}"
+            )
 
     @property
     def decoder_layers(self) -> int:

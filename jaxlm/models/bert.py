@@ -48,8 +48,7 @@ class BERTConfig(TransformerConfig):
     def __post_init__(self):
         super().__post_init__()
         self.check_choices(head=HEADS)
-        if self.num_token_types < 1:
-            raise ValueError(f"model.num_token_types={self.num_token_types} must be at least 1")
+        self.check_least(num_token_types=1)
         if self.num_labels < 0:
             raise ValueError(
                 f"model.num_labels={self.num_labels} must be 0 (the task's labels) or more"

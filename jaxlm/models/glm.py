@@ -46,8 +46,7 @@ class GLMConfig(TransformerConfig):
             )
         if self.mask_id < -1:
             raise ValueError(f"model.mask_id={self.mask_id} must be an id, or -1: the tokenizer's")
-        if self.decoder_start_id < 0:
-            raise ValueError(f"model.decoder_start_id={self.decoder_start_id} must be 0 or more")
+        self.check_least(decoder_start_id=0)
 
 
 @flax.struct.dataclass

@@ -45,7 +45,7 @@ class T5Config(TwoStacksConfig):
     def __post_init__(self):
         super().__post_init__()
         self.check_choices(mlp=MLPS)
-        self.check_least(relative_buckets=(self.relative_buckets, 4))
+        self.check_least(relative_buckets=4)
         if self.relative_max_distance <= self.relative_buckets // 2:
             raise ValueError(
                 f"model.relative_max_distance={self.relative_max_distance} must be more than half of "

@@ -38,14 +38,7 @@ class VLMConfig(GPTConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, least in (
-            ("image_size", 1),
-            ("patch_size", 1),
-            ("num_channels", 1),
-            ("decoder_start_id", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"model.{name}={getattr(self, name)} must be at least {least}")
+        self.check_least(image_size=1, patch_size=1, num_channels=1, decoder_start_id=0)
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"model.image_size={self.image_size} must be a multiple of model.patch_size={self.patch_size}"

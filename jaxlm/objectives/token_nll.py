@@ -134,7 +134,7 @@ def require_direction(model: Any, direction: str, objective: str, why: str) -> N
 FITTING = {
     "causal": "causal_lm, prefix_lm, multi_token",
     "bidirectional": "masked_lm, classification",
-    "encoder_decoder": "seq2seq",
+    "encoder_decoder": "seq2seq, blank_infilling",
     "image_to_text": "image_to_text",
 }
 """Direction of a model -> objectives to name in an error."""

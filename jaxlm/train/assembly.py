@@ -45,6 +45,13 @@ def make_model(cfg: ConfigDict) -> Any:
     return configs.implementation(cfg, "model")(configs.build(cfg, "model"))
 
 
+def make_objective(cfg: ConfigDict, model: Any, batch: Batch) -> Objective:
+    """The loss that `objective` names; raises ValueError for a model or a batch that it is not for."""
+    objective = configs.implementation(cfg, "objective")(configs.build(cfg, "objective"), model)
+    check_keys(batch, model, objective)
+    return objective
+
+
 def with_lengths(cfg: ConfigDict) -> ConfigDict:
     """A copy with the architecture of `init_from`'s model, in which `data.seq_len` 0 is the model's `max_len`.
 
@@ -72,6 +79,7 @@ def fix_micro_batch(
         fixed.micro_batch_size = recorded.micro_batch_size
         return FrozenConfigDict(fixed)
     model = make_model(cfg)
+    make_objective(cfg, model, batch)  # what does not fit has no shapes to be asked for
     mesh = parallel.make_mesh(configs.build(cfg, "mesh"))
     params = abstract_params(model, batch)
     fixed.micro_batch_size = plan.choose_micro_batch(
@@ -97,8 +105,7 @@ def assemble(cfg: FrozenConfigDict, task: Task, batch: dict[str, jax.ShapeDtypeS
       ValueError: parts that do not fit together, before anything is compiled.
     """
     model = make_model(cfg)
-    objective = configs.implementation(cfg, "objective")(configs.build(cfg, "objective"), model)
-    check_keys(batch, model, objective)
+    objective = make_objective(cfg, model, batch)
     mesh = parallel.make_mesh(configs.build(cfg, "mesh"))
     micro_batch_size = cfg.micro_batch_size
     parallel.check_batch(cfg.batch_size, micro_batch_size, mesh)

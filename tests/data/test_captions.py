@@ -108,6 +108,8 @@ def test_a_picture_of_a_large_image_is_coarse():
         ([0, None, 0, 1], "holds None: expected whole numbers"),
         ([0, "1", 0, 1], "holds '1': expected whole numbers"),
         ([True, False, True, True], "holds True: expected whole numbers"),
+        ([0, 2**64, 0, 1], "holds 18446744073709551616: expected whole numbers"),
+        ([-1, 2**63, 0, 1], "holds 9223372036854775808: expected whole numbers"),
         ("a.png", "is str, not a list of pixels"),
     ],
 )
@@ -147,6 +149,10 @@ def test_deep_colours_need_more_than_bytes(make):
         ("a.npy", np.full((2, 2), 2.0), r"values from 2.0 to 2.0 \(float64\), expected 0..1"),
         ("a.npy", np.full((2, 2), np.nan), "values from nan to nan"),
         ("a.npy", np.full((2, 2), 11), "values from 11 to 11 .*, expected 0..10"),
+        ("a.npy", np.full((2, 2), True), "a.npy: bool, expected whole numbers 0..10 or floats 0..1"),
+        ("a.npy", np.full((2, 2), "x"), "a.npy: <U1, expected whole numbers 0..10 or floats"),
+        ("a.npy", np.array(5), "a.npy: one number, expected images of 2 x 2 x 1"),
+        ("a.npy", np.zeros((0, 2, 2)), "a.npy has no image in it"),
         ("a.png", np.zeros((2, 2)), r"a.png: expected images as \*.jsonl or \*.npy"),
     ],
 )
@@ -162,6 +168,12 @@ def test_files_of_images(tmp_path, name, array, message):
     found = images.read(path, form, "pixels")
     assert found.shape == (array.size // 4, 2, 2, 1) and found.dtype == np.float32
     assert np.unique(found).tolist() == [0.5]
+
+
+def test_an_empty_file_holds_no_array(tmp_path):
+    (tmp_path / "a.npy").touch()
+    with pytest.raises(ValueError, match="a.npy is no .npy file of numbers$"):
+        images.read(str(tmp_path / "a.npy"), images.Form(2, 1, 10), "pixels")
 
 
 def test_lines_of_images_need_no_caption(tmp_path):

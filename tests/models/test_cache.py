@@ -64,7 +64,7 @@ FAMILIES = {
     "prefix and window": WINDOW,
     "scanned": dataclasses.replace(LLAMA, scan_layers=True),
     "experts": dataclasses.replace(  # capacity is of training: here nothing is dropped
-        LLAMA, num_experts=4, num_shared_experts=1, expert_d_ff=8, capacity_factor=0.5
+        LLAMA, num_layers=1, num_experts=4, num_shared_experts=1, expert_d_ff=8, capacity_factor=0.5
     ),
     "scanned window": dataclasses.replace(WINDOW, scan_layers=True),
     "t5 1.0": OLD_T5,
@@ -143,6 +143,7 @@ family = functools.cache(Family)
 
 SLOW = (
     "t5 scanned",
+    "t5 experts",
     "prefix and window",
     "encoder-decoder additive",
     "encoder-decoder of today",

@@ -292,7 +292,7 @@ def test_more_tokens_than_places_are_refused():
     ("change", "message"),
     [
         ({"mask_id": -2}, "model.mask_id=-2 must be an id, or -1"),
-        ({"decoder_start_id": -1}, "model.decoder_start_id=-1 must be 0 or more"),
+        ({"decoder_start_id": -1}, "model.decoder_start_id=-1 must be at least 0"),
         ({"positions": "alibi"}, "model.positions='alibi': accepted are learned, rotary"),
         ({"positions": "rotary", "head_dim": 6}, "a multiple of 4, not 6"),
     ],

@@ -281,6 +281,8 @@ def test_two_sequences_are_learned_by_heart(key):
         ({"dropout": 1.0}, "model.dropout"),
         ({"window": -1}, "model.window"),
         ({"num_layers": 0}, "model.num_layers=0 must be at least 1"),
+        ({"d_ff": 0}, "model.d_ff=0 must be at least 1"),
+        ({"num_kv_heads": 0}, "model.num_kv_heads=0 must be at least 1"),
         ({"rope_scaling": "llama3"}, 'model.rope_scaling="llama3" needs model.positions="rotary"'),
         ({"rope_scaling": "longrope"}, "accepted are none, linear, llama3, yarn"),
         (

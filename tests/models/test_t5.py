@@ -253,6 +253,10 @@ def test_flops_count_each_side_with_its_own_stack():
     [
         ({"mlp": "gelu"}, "model.mlp='gelu': accepted are relu, geglu"),
         ({"num_decoder_layers": 0}, "model.num_decoder_layers=0 must be at least 1"),
+        (
+            {"num_experts": 2, "moe_every": 2, "num_layers": 2, "num_decoder_layers": 1},
+            "model.moe_every=2 must be at most model.num_decoder_layers=1",
+        ),
         ({"num_layers": 0}, "model.num_layers=0 must be at least 1"),
         ({"relative_buckets": 3}, "model.relative_buckets=3 must be at least 4"),
         ({"relative_max_distance": 4}, "model.relative_max_distance=4 must be more than"),

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxlm.models.gpt import GPT, GPTConfig
@@ -203,6 +204,30 @@ def test_a_cache_gives_what_the_whole_pass_gives(name):
     third, _ = extend(params, cache, np.stack([tokens[0, 4:7], tokens[1, 3:6]]), np.array([3, 3]))
     np.testing.assert_allclose(third[0], whole[0, 4:7], atol=1e-5)
     np.testing.assert_allclose(third[1], whole[1, 3:6], atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+def test_two_captions_are_learned_by_heart(name):
+    """Both rows are written from the same first token, so only the image tells them apart."""
+    model, _, tokens, image = build(SHAPES[name])
+    params = nn.unbox(jax.jit(model.init)(jax.random.key(1), tokens, image))["params"]
+    shifted = np.concatenate([np.zeros((2, 1), np.int32), tokens[:, :-1]], axis=1)
+    tx = optax.adam(1e-2)
+
+    @jax.jit
+    def step(params, opt_state):
+        def loss(params):
+            return model.apply({"params": params}, shifted, image).token_nll(tokens).mean()
+
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, opt_state = tx.update(grads, opt_state)
+        return optax.apply_updates(params, updates), opt_state, value
+
+    opt_state = tx.init(params)
+    for _ in range(60):
+        params, opt_state, value = step(params, opt_state)
+    assert float(value) < 0.05
 
 
 def test_another_image_size_is_one_clear_line_before_compiling():

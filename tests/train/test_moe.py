@@ -171,6 +171,7 @@ def test_experts_are_split_evenly_or_refused():
     parallel.check_model(None, parallel.make_mesh(parallel.Config()))
 
 
+@pytest.mark.slow
 def test_t5_has_experts_in_both_stacks():
     model = T5(T5Config(**SHAPE, num_experts=4, experts_per_token=1, d_ff=24))
     objective = seq2seq.Seq2Seq(LossConfig(), model)

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -117,3 +118,24 @@ def blank_config(mask_id, tokenizer):
     cfg.data = config.section("data", "blank_text")
     cfg.objective = config.section("objective", "blank_infilling")
     return resolve.resolve(cfg, SimpleNamespace(info=TaskInfo(10, {}, tokenizer)))
+
+
+@pytest.mark.parametrize(
+    ("model", "objective", "data", "images", "message"),
+    [
+        ("glm", "causal_lm", "text", {}, "needs a model that is causal, and GLM is encoder_decod"),
+        ("t5", "image_to_text", "captions", {"image": (8, 8, 1)}, "reads images, and T5 reads none"),
+    ],
+)
+def test_a_model_without_its_source_is_refused_for_the_objective(
+    model, objective, data, images, message
+):
+    """And not for the shapes of its parameters, which nothing gives."""
+    cfg = config.base()
+    cfg.model = config.section("model", model, vocab_size=5)
+    cfg.objective = config.section("objective", objective)
+    cfg.data = config.section("data", data)
+    shapes = dict.fromkeys(("tokens", "targets", "weights"), (4,)) | images
+    batch = {name: jax.ShapeDtypeStruct((2, *shape), "int32") for name, shape in shapes.items()}
+    with pytest.raises(ValueError, match=message):
+        assembly.fix_micro_batch(cfg, batch)
