@@ -79,6 +79,7 @@ def tiny(cfg):
         path="bundled:shakespeare",
         tokenizer="chars",
         fim_rate=0.9,
+        spm_rate=1.0,
         eval_examples=256,
     )
     cfg.optim = config.section(

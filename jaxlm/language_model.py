@@ -17,16 +17,12 @@ from jaxlm.data import prompts as prompts_of
 from jaxlm.data.infilling import gaps_of
 from jaxlm.decode import buckets, infilling
 from jaxlm.decode.infilling import Filled
-from jaxlm.decode.texts import Text, Writer
+from jaxlm.decode.texts import Text, Writer, num_tokens
 from jaxlm.eval import likelihood
 from jaxlm.eval.likelihood import Likelihood
 from jaxlm.interop import chat, sentence
 from jaxlm.interop.sentence import Sentence
 from jaxlm.train import samples
-
-
-MAX_TOKENS = 200
-"""What is written at most where nobody says how much, and the model has room for it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +117,7 @@ class LanguageModel:
             raise ValueError(f"draft: it reads {draft.model.inputs}, not {self.model.inputs}")
         prompts, images = images_of.for_prompts(images, prompts, self.model)
         made = decode.settings(method, settings, draft is not None)
-        max_tokens = self._usual_tokens(method) if max_tokens is None else max_tokens
+        max_tokens = num_tokens(max_tokens, self.model, method, self.max_len)
         starts, sources, max_len = self.reader.ids(prompts), None, self.max_len
         begins = [self.reader.starts_text(prompt) for prompt in prompts]
         if images is not None:
@@ -152,14 +148,6 @@ class LanguageModel:
             batch_size=batch_size,
             on_text=on_text,
         )
-
-    def _usual_tokens(self, method: str) -> int:
-        """How many to write where nobody says: the same for every prompt, whatever stands beside it."""
-        if wants_source(self.model):
-            return min(MAX_TOKENS, getattr(self.model, "position_limit", None) or MAX_TOKENS)
-        if method == "sample":  # goes on when its context is full
-            return MAX_TOKENS
-        return max(1, min(MAX_TOKENS, self.max_len // 2))  # the rest is the prompt's
 
     def infill(self, texts: str | Sequence[str], **options: Any) -> list[str]:
         """Each text with its gaps filled, as "The [MASK] sat on the mat."; options and errors are those of `fill`."""

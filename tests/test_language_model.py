@@ -261,7 +261,7 @@ def filler():
 
 
 def test_a_gap_is_filled_from_both_sides(filler):
-    """What is read: PRE, the text before, SUF, the text behind, MID; of a long text what is next to the gap."""
+    """What is read: PRE SUF, the text behind, MID, the text before; of a long text what is next to the gap."""
     texts = [
         "ab[MASK]cd",
         "[MASK]",
@@ -273,9 +273,9 @@ def test_a_gap_is_filled_from_both_sides(filler):
         [10, 9, 8, 7, 6] * 7,
     )  # of 32 positions 8 are for the filling, 4 for more
     reads = [
-        [PRE, 1, 2, SUF, 3, 4, MID],
+        [PRE, SUF, 3, 4, MID, 1, 2],
         [PRE, SUF, MID],
-        [PRE, *near[0][-10:], SUF, *near[1][:10], MID],
+        [PRE, SUF, *near[1][:10], MID, *near[0][-10:]],
         [PRE, SUF, 10, *[1, 2] * 9, 1, MID],
     ]
     found = filler.fill(texts, seed=3)
@@ -341,7 +341,7 @@ def test_a_trained_model_fills_what_was_there(tmp_path):
     (tmp_path / "text.txt").write_text("abcdefghijklmnopqrstuvwxyz" * 400)
     cfg = config.base()
     cfg.model = config.section(
-        "model", "gpt", num_layers=2, d_model=64, num_heads=2, max_len=48, positions="rotary"
+        "model", "gpt", num_layers=2, d_model=64, num_heads=2, max_len=24, positions="rotary"
     )
     cfg.data = config.section(
         "data", "fim_text", path=str(tmp_path / "text.txt"), tokenizer="chars", fim_rate=0.9

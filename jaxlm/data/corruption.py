@@ -16,7 +16,7 @@ from jaxlm.data import shuffle
 START_ID = 0
 """What a decoder's input begins with: T5's <pad>, whatever id 0 is in another vocabulary."""
 _CHOOSE, _KIND, _RANDOM, _NOISE, _KEPT, _PREFIX = range(11, 17)
-_CUTS, _ORDER = 21, 22
+_CUTS, _ORDER, _LENGTH = 21, 22, 23
 
 
 class Words(NamedTuple):
@@ -223,6 +223,12 @@ def fim_order(key: np.ndarray, fim_rate: float, spm_rate: float) -> str:
     if fim >= fim_rate:
         return "plain"
     return "spm" if spm < spm_rate else "psm"
+
+
+def fim_length(longest: int, key: np.ndarray) -> int:
+    """How many of a window's tokens are rearranged: uniform in 1 to `longest`."""
+    number = random_numbers(key, _LENGTH, 1)
+    return 1 + int(shuffle.random_below(number, np.array([longest]))[0])
 
 
 def fill_in_the_middle(

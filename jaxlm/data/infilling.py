@@ -18,7 +18,7 @@ _MARKS = (".", "a", "\n")  # what a text is encoded behind, one of them without 
 
 @dataclasses.dataclass(frozen=True)
 class FimGaps:
-    """For fill-in-the-middle: what stands before a gap, what stands behind it, and then the gap (data/tasks/fim.py)."""
+    """For fill-in-the-middle: what stands behind a gap, what stands before it, and then the gap (data/tasks/fim.py)."""
 
     tokenizer: Tokenizer
     max_len: int  # positions of text and filling together
@@ -39,7 +39,7 @@ class FimGaps:
         pre, suf, mid = (special_tokens.token_id(self.tokenizer, n) for n in special_tokens.FIM)
         before, after = encoded_around(self.tokenizer, parts)
         before, after = nearest(before, after, longest - max_tokens)
-        return _begun(parts[0], [pre, *before, suf, *after, mid])
+        return _begun(parts[0], [pre, suf, *after, mid, *before])
 
 
 @dataclasses.dataclass(frozen=True)

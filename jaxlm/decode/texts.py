@@ -14,6 +14,9 @@ from jaxlm.decode import buckets, constrained, timing
 from jaxlm.decode.stopping import StopStrings, TextStream, text_of
 from jaxlm.decode.types import Method, Request, Written
 
+MAX_TOKENS = 200
+"""Of a text, where nobody says how many and the model has room for them."""
+
 
 class Text(NamedTuple):
     """One continuation of one prompt."""
@@ -152,6 +155,20 @@ def padded(rows: Sequence[Sequence[int]], limit: int | None = None) -> dict[str,
         batch["source"][number, : len(row)] = row
         batch["source_segment_ids"][number, : len(row)] = 1
     return batch
+
+
+def num_tokens(asked: int | None, model: Any, method: str, max_len: int) -> int:
+    """How many tokens to write at most: what is asked, or None: the same for every prompt, whatever stands beside it.
+
+    Args:
+      method: a name of METHODS; "sample" goes on where a context is full, the others do not.
+      max_len: positions that the model can hold, of a prompt and what follows it.
+    """
+    if asked is not None:
+        return asked
+    if "source" in model.inputs:
+        return min(MAX_TOKENS, getattr(model, "position_limit", None) or MAX_TOKENS)
+    return MAX_TOKENS if method == "sample" else max(1, min(MAX_TOKENS, max_len // 2))
 
 
 def _length(prompts: Sequence[Sequence[int]], sources: Any, number: int) -> int:

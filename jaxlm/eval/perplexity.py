@@ -83,7 +83,7 @@ class Perplexity:
 
     def _signature(self, batch: Batch) -> str:
         """Which targets were scored, and with what context."""
-        if self.objective != "causal_lm":
+        if self.objective not in ("causal_lm", "multi_token"):  # of both the next token is scored
             how = f"objective={self.objective}|length={self.seq_len}"
         elif "segment_ids" in batch:
             how = f"documents, packed in windows={self.seq_len}"

@@ -65,7 +65,7 @@ def writing(
     if not hasattr(model, "extend") or not getattr(model, "source_inputs", ()):
         raise ValueError(
             f"evaluators: texts are written from sources, and {type(model).__name__} has none to write from; "
-            'model.kind="vlm", "encoder_decoder" or "t5" does'
+            'model.kind="vlm", "glm", "encoder_decoder" or "t5" does'
         )
     settings = dict(writes)
     kind, max_tokens = settings.pop("method", "sample"), settings.pop("max_tokens", 0)
@@ -101,7 +101,7 @@ def check_writes(evaluator: Any, model: Any, example: Batch) -> None:
     if "reference" not in example:
         raise ValueError(
             "evaluators: this data gives no texts to compare with what is written (no `reference` in its batches); "
-            'data.kind="pairs" does'
+            'data.kind="pairs", "packed_pairs" or "captions" does'
         )
 
 

@@ -133,6 +133,23 @@ def test_show(text):
     ]
 
 
+def test_show_ends_where_a_long_blank_does(text):
+    text.write_text("the cat sat on a mat. " * 20)
+    task = make(text, seq_len=12)
+    batch = next(task.eval("val", 1))
+    batch["source"][0] = [*b"the cat ", EOS, 0, 0, 0]
+    batch["source_segment_ids"][0] = [1] * 9 + [0] * 3
+    batch["tokens"] = batch["targets"] = np.array([[*b"sat", 0, 0]])
+    batch["weights"] = np.array([[1.0, 1, 1, 0, 0]])
+    batch["positions"], batch["block_positions"] = np.full((1, 5), 8), np.arange(1, 6)[None]
+    assert task.show(batch, 1).splitlines()[1:] == [
+        "  source   'the cat <eos>'",
+        "  at 8     'sat'",
+    ]
+    batch["weights"][:] = 0
+    assert len(task.show(batch, 1).splitlines()) == 2  # a filling row
+
+
 def test_seeds_and_digests(text):
     task = make(text)
     rows = task.train(3)._getitems(range(20))

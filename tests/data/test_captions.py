@@ -149,7 +149,11 @@ def test_deep_colours_need_more_than_bytes(make):
         ("a.npy", np.full((2, 2), 2.0), r"values from 2.0 to 2.0 \(float64\), expected 0..1"),
         ("a.npy", np.full((2, 2), np.nan), "values from nan to nan"),
         ("a.npy", np.full((2, 2), 11), "values from 11 to 11 .*, expected 0..10"),
-        ("a.npy", np.full((2, 2), True), "a.npy: bool, expected whole numbers 0..10 or floats 0..1"),
+        (
+            "a.npy",
+            np.full((2, 2), True),
+            "a.npy: bool, expected whole numbers 0..10 or floats 0..1",
+        ),
         ("a.npy", np.full((2, 2), "x"), "a.npy: <U1, expected whole numbers 0..10 or floats"),
         ("a.npy", np.array(5), "a.npy: one number, expected images of 2 x 2 x 1"),
         ("a.npy", np.zeros((0, 2, 2)), "a.npy has no image in it"),

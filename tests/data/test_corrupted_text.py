@@ -101,13 +101,21 @@ def test_prefix_windows(text):
 PRE, SUF, MID, EOS = 257, 258, 259, 256  # behind the bytes and <eos>
 
 
-@pytest.mark.parametrize("spm_rate", [0.0, 1.0])
+def told(tokens, targets):
+    """Of a window that begins with a rearranged text: that text again, what stands behind it, and where its middle is told."""
+    stream = [*tokens[:1], *targets]
+    suffix, middle, end = (stream.index(one) for one in (SUF, MID, EOS))
+    text = [*stream[1:suffix], *stream[middle + 1 : end], *stream[suffix + 1 : middle]]
+    return text, stream[end + 1 :], slice(middle, end)
+
+
+@pytest.mark.parametrize("spm_rate", [1e-9, 1.0])
 def test_fim_windows(text, spm_rate):
-    """Of 10 tokens 3 go to sentinels; the 4th that is added is the end, which is only a target."""
-    task = make(FimTextTask, text, seq_len=10, fim_rate=0.7, spm_rate=spm_rate)
+    """A text of a random length is rearranged, what follows it stands behind: 3 tokens less than in a plain window."""
+    task = make(FimTextTask, text, seq_len=10, fim_rate=0.8, spm_rate=spm_rate)
     assert task.info.vocab_size == 260 and task.tokenizer.decode([MID]) == "<fim_middle>"
-    plain = suffix_first = 0
-    for example in task.train(0)._getitems(range(60)):
+    sizes, plain, suffix_first = np.zeros(8, int), 0, 0
+    for example in task.train(0)._getitems(range(200)):
         tokens, targets, weights = (example[n].tolist() for n in ("tokens", "targets", "weights"))
         assert len(tokens) == 10 and tokens[1:] == targets[:-1]
         if tokens[0] != PRE:
@@ -115,53 +123,50 @@ def test_fim_windows(text, spm_rate):
             plain += 1
             continue
         suffix_first += tokens[1] == SUF
-        behind_prefix, behind_suffix = tokens.index(SUF), tokens.index(MID)
-        told = tokens[1:behind_prefix], targets[behind_suffix:-1]
-        told_again = [*told[0], *told[1], *tokens[behind_prefix + 1 : behind_suffix]]
-        assert told_again == [*range(told_again[0], told_again[0] + 7)] and targets[-1] == EOS
+        moved, behind, _ = told(tokens, targets)
+        assert [*moved, *behind] == [*range(moved[0], moved[0] + 7)]
         assert weights == [float(target not in (SUF, MID)) for target in targets]
-    assert 8 < plain < 30  # 18 expected
-    assert (
-        suffix_first == 60 - plain if spm_rate else suffix_first < 25
-    )  # an empty prefix: 1 in 4.5
+        sizes[len(moved)] += 1
+    assert 20 < plain < 65 and sizes[0] == 0 and sizes[1:].min() > 8  # 40 and 23 expected
+    assert suffix_first == 200 - plain if spm_rate == 1 else suffix_first < 100  # an empty prefix
 
 
 def test_fim_evaluation_literally(text):
     task = make(FimTextTask, text, seq_len=8)
-    (batch,) = task.eval("val", 3)  # 10 tokens: windows of 8 and 2, of which 5 and 2 fit
+    (batch,) = task.eval("val", 3)  # 10 tokens: windows of 8 and 2
     assert batch["id"].tolist() == [0, 1, -1]
-    for row, own in ((0, range(90, 95)), (1, range(98, 100))):
-        tokens, targets, weights = (batch[n][row] for n in ("tokens", "targets", "weights"))
-        assert tokens[0] == PRE and sorted(set(targets[targets < EOS]) & set(own))
-        start, end = np.flatnonzero(tokens == MID)[0], np.flatnonzero(targets == EOS)[0]
-        assert np.flatnonzero(weights).tolist() == [*range(start, end + 1)]
-        middle = targets[start:end].tolist()
-        text_again = [*tokens[1 : np.flatnonzero(tokens == SUF)[0]], *middle]
-        text_again += tokens[np.flatnonzero(tokens == SUF)[0] + 1 : start].tolist()
-        assert text_again == [*own] and end == len(own) + 2
+    for row, start, most in ((0, 90, 5), (1, 98, 2)):
+        tokens, targets = batch["tokens"][row].tolist(), batch["targets"][row].tolist()
+        moved, behind, middle = told(tokens, targets)
+        assert moved == [*range(start, start + len(moved))] and 1 <= len(moved) <= most
+        assert behind[: most - len(moved)] == [*range(moved[-1] + 1, start + most)]
+        scored = np.flatnonzero(batch["weights"][row])  # the middle, and the end behind it
+        assert scored.tolist() == [*range(scored[0], middle.stop)] and scored[0] >= middle.start
+        assert scored[0] - middle.start in range(len(moved) + 1)  # what is no middle is the prefix
     assert batch["weights"][2].sum() == 0
+    assert (batch["tokens"][:2, 1] == SUF).all()  # the suffix first
 
 
 def test_fim_documents_are_cut_each_by_itself(tmp_path, monkeypatch):
-    """No middle reaches over the end of its document; what does not fit any more is left out."""
+    """No middle reaches over the end of its document."""
     monkeypatch.setenv("JAXLM_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "some.jsonl"
     path.write_text(
         "".join(f'{{"text": "{chr(97 + n % 26) * (2 + n % 7)}"}}\n' for n in range(200))
     )
-    task = make(FimTextTask, path, seq_len=24, fim_rate=1.0)
+    task = make(FimTextTask, path, seq_len=40, fim_rate=1.0)
     several = 0
     for example in task.train(0)._getitems(range(40)):
-        stream = [*example["tokens"][:1], *example["targets"]]
-        room = stream.index(0) if 0 in stream else len(stream)
-        assert (example["weights"][room - 1 :] == 0).all()
-        assert stream[room - 1] == EOS and stream[0] == PRE
-        documents = np.split(stream[:room], np.flatnonzero(np.equal(stream[:room], EOS)) + 1)[:-1]
-        several += len(documents) > 2
-        for document in documents:
-            letters = document[document < EOS]
-            assert len(set(letters.tolist())) == 1 and len(document) == len(letters) + 4
-            assert [document.tolist().count(one) for one in (PRE, SUF, MID, EOS)] == [1] * 4
+        stream = np.array([*example["tokens"][:1], *example["targets"]])
+        documents = np.split(stream, np.flatnonzero(stream == EOS) + 1)
+        moved = [one.tolist() for one in documents if PRE in one]
+        assert [one.tolist() for one in documents[: len(moved)]] == moved  # plain ones stand behind
+        several += len(moved) > 1
+        for document in moved:
+            letters = [one for one in document if one < EOS]
+            assert len({*letters}) == 1 and len(document) == len(letters) + 4
+            assert [document.count(one) for one in (PRE, SUF, MID, EOS)] == [1] * 4
+        assert not np.isin(stream[sum(map(len, moved)) :], (PRE, SUF, MID)).any()
     assert several > 10
 
 
@@ -205,6 +210,7 @@ def test_seeds_epochs_and_digests(text, kind, fields):
     [
         (MaskedTextTask, {"mask_rate": 0.0}, "data.mask_rate=0.0 must be above 0"),
         (FimTextTask, {"fim_rate": 1.1}, "data.fim_rate=1.1 must be from 0 to 1"),
+        (FimTextTask, {"spm_rate": 0.0}, "data.spm_rate=0.0 must be above 0"),
         (FimTextTask, {"seq_len": 4}, "data.seq_len=4 must be at least 5"),
         (SpanTextTask, {"noise_density": 1.0}, "data.noise_density=1.0 must be between"),
         (SpanTextTask, {"mean_span": 0.5}, "data.mean_span=0.5 must be at least 1"),

@@ -206,3 +206,8 @@ def test_shares_of_orders():
     assert {corruption.fim_order(KEY, 0.0, 0.5), corruption.fim_order(KEY, 1.0, 1.0)} == {
         "plain", "spm"
     }  # fmt: skip
+
+
+def test_rearranged_lengths_are_uniform():
+    sizes = np.bincount([corruption.fim_length(8, shuffle.make_key(n)) for n in range(4000)])
+    assert sizes[0] == 0 and len(sizes) == 9 and 400 < sizes[1:].min() < sizes.max() < 600

@@ -94,6 +94,7 @@ def test_nothing_to_score_is_an_error():
         ("masked_lm", {}, "objective=masked_lm|length=4"),
         ("causal_lm", {"segment_ids": np.ones((2, 4))}, "documents, packed in windows=4"),
         ("causal_lm", {"weights": np.eye(4)[2:]}, "parts of windows=4"),
+        ("multi_token", {}, "windows=4|stride=4"),  # its next token is any model's
     ],
 )
 def test_the_signature_names_what_was_scored(objective, extra, expected):

@@ -124,7 +124,13 @@ def blank_config(mask_id, tokenizer):
     ("model", "objective", "data", "images", "message"),
     [
         ("glm", "causal_lm", "text", {}, "needs a model that is causal, and GLM is encoder_decod"),
-        ("t5", "image_to_text", "captions", {"image": (8, 8, 1)}, "reads images, and T5 reads none"),
+        (
+            "t5",
+            "image_to_text",
+            "captions",
+            {"image": (8, 8, 1)},
+            "reads images, and T5 reads none",
+        ),
     ],
 )
 def test_a_model_without_its_source_is_refused_for_the_objective(

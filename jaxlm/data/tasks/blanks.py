@@ -120,8 +120,9 @@ class BlankTextTask(text.TextTask):
         """The source, then each blank's place in it and its text, in the order in which they are filled."""
         decode = self.tokenizer.decode
         lines = [f"source   {decode(example['source'][example['source_segment_ids'] > 0])!r}"]
-        starts = np.flatnonzero(example["block_positions"] == 1)
-        for start, end in zip(starts, [*starts[1:], len(example["tokens"])], strict=True):
+        size = len(np.trim_zeros(example["weights"], "b"))  # behind it a long blank is filled up
+        starts = np.flatnonzero(example["block_positions"][:size] == 1)
+        for start, end in zip(starts, [*starts, size][1:], strict=True):
             lines.append(
                 f"at {example['positions'][start]:<5} {decode(example['targets'][start:end])!r}"
             )

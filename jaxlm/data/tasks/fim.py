@@ -1,4 +1,4 @@
-"""Fill-in-the-middle: text of which a part is moved to the end, so that a left-to-right model infills.
+"""Fill-in-the-middle: text of which a part is moved behind the rest, so that a left-to-right model infills.
 
 How a text is cut and put together is in data/corruption.py; how a trained model is asked to fill a
 gap in data/prompts.py.
@@ -22,7 +22,8 @@ class FimTextConfig(text.TextConfig):
     Attributes:
       fim_rate: share of the training windows that are; the others are plain text. Bavarian et al.
         (2022, arXiv:2207.14255, section 4) find no harm to writing left to right up to 0.9.
-      spm_rate: share of these that have the suffix first ("spm"), so that both orders can be asked.
+      spm_rate: share of these that have the suffix first ("spm"), as gaps are asked for; the others
+        have the prefix first ("psm"), from which the former are learned too, they find.
     """
 
     fim_rate: float = 0.5
@@ -34,21 +35,26 @@ class FimTextConfig(text.TextConfig):
             raise ValueError(
                 f"data.seq_len={self.seq_len} must be at least 5: a gap takes 4 tokens"
             )
-        for name in ("fim_rate", "spm_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"data.{name}={getattr(self, name)} must be from 0 to 1")
+        if not 0 <= self.fim_rate <= 1:
+            raise ValueError(f"data.fim_rate={self.fim_rate} must be from 0 to 1")
+        if not 0 < self.spm_rate <= 1:
+            raise ValueError(
+                f"data.spm_rate={self.spm_rate} must be above 0, at most 1: gaps are asked for so"
+            )
 
 
 class FimTextTask(text.TextTask):
-    """Next-token prediction over windows, some with a gap that is filled at the end; see FimTextConfig.
+    """Next-token prediction over windows, some with a gap that is filled later; see FimTextConfig.
 
-    Every document of a rearranged window is cut by itself, since the middle ends with the token
-    that ends a document ("context level" in Bavarian et al., section 3). Windows keep their length:
-    one takes 3 tokens less of text for each document in it. Sentinels are no targets, as nothing
-    tells where a cut is; the <eos> of a middle is one.
+    The beginning of such a window, of a random length, is rearranged; plain text goes on behind it.
+    (Bavarian et al. rearrange whole contexts. In windows of one length that tells how long each
+    middle is, and a model learns to count instead of to end where the suffix begins.) Documents are
+    rearranged each by itself, since a middle ends with the token that ends a document ("context
+    level" in section 3). Sentinels are no targets, as nothing tells where a cut is; the <eos> of a
+    middle is one.
 
     Evaluation asks for the middles alone, each with the <eos> that ends it, of all windows in the
-    order "psm", cut by keys of their own: `bits_per_byte` is that of filling gaps, the cost of
+    order "spm", cut by keys of their own: `bits_per_byte` is that of filling gaps, the cost of
     ending them included.
     """
 
@@ -81,7 +87,7 @@ class FimTextTask(text.TextTask):
         """The same gap in every evaluation, whatever the run's seed; only what is in it weighs."""
         ids = self._ids(split, example_id, with_context=False)
         key = shuffle.make_key(text.EVAL, example_id)
-        example, gap_T = self._rearranged(ids, key, "psm")
+        example, gap_T = self._rearranged(ids, key, "spm")
         return example | {"weights": example["weights"] * gap_T}
 
     def _rearranged(
@@ -89,8 +95,11 @@ class FimTextTask(text.TextTask):
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """An example, and bool [T]: which targets belong to a gap."""
         eos_id, seq_len = self.tokenizer.eos_id, self.config.seq_len
+        size = corruption.fim_length(min(len(ids), seq_len - 3), key)
         rows, gaps, room = [], [], seq_len + 1
-        for number, document in enumerate(np.split(ids, np.flatnonzero(ids == eos_id))):
+        for number, document in enumerate(
+            np.split(ids[:size], np.flatnonzero(ids[:size] == eos_id))
+        ):
             document = document[document != eos_id][: max(0, room - 4)]
             if len(document):
                 moved, gap = corruption.fill_in_the_middle(
@@ -99,9 +108,10 @@ class FimTextTask(text.TextTask):
                 rows.append(moved)
                 gaps.append(gap)
                 room -= len(moved)
-        filling = seq_len + 1 - sum(map(len, rows))
-        tokens = np.concatenate([*rows, np.zeros(filling, np.int32)])
-        gap_T = np.concatenate([*gaps, np.zeros(filling, bool)])[1:]
+        plain = ids[size : size + room]
+        filling = room - len(plain)
+        tokens = np.concatenate([*rows, plain, np.zeros(filling, np.int32)])
+        gap_T = np.concatenate([*gaps, np.zeros(room, bool)])[1:]
         known = ~self._sentinel_V[tokens[1:]] & (np.arange(seq_len) < seq_len - filling)
         example = {
             "tokens": tokens[:-1], "targets": tokens[1:], "weights": known.astype(np.float32)
@@ -111,9 +121,8 @@ class FimTextTask(text.TextTask):
     def show_example(
         self, example: dict[str, np.ndarray], predicted: np.ndarray | None
     ) -> list[str]:
-        """The text as it is told, then the tokens from the last gap on, each with its target."""
-        gaps = np.flatnonzero(example["tokens"] == self._sentinels[-1])
-        start = int(gaps[-1]) if len(gaps) else 0
+        """The text as it is told, then the tokens from the first gap on, each with its target."""
+        start = int(np.argmax(example["tokens"] == self._sentinels[-1]))
         said = None if predicted is None else predicted[start:]
         parts = [example[name][start:] for name in ("tokens", "targets", "weights")]
         return [
