@@ -233,7 +233,6 @@ class LanguageModel:
             max_len=self._positions(max_len),
             prefix_id=self.reader.begin() if prefix_id is None else prefix_id,
             context=context,
-            end=self.reader.end,
             batch_size=batch_size,
             on_result=on_result,
         )
