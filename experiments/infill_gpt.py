@@ -4,8 +4,8 @@
     python -m jaxlm.launch --config experiments/infill_gpt.py:tiny     characters: two cores, under 3 minutes
     python -m jaxlm.generate --workdir DIR --infill --prompt "The [MASK] sat on the mat."
 
-Nine windows in ten are cut in three, and their middle is told last; the model and the loss are a plain GPT's, and it writes
-from left to right as one. `val_bits_per_byte` is that of the middles, the <eos> that ends each included.
+Nine windows in ten hold pieces of text cut in three, whose middle is told last; the model and the loss are a plain GPT's, and
+it writes from left to right as one. `val_bits_per_byte` is that of the middles, the <eos> that ends each included.
 Measured: docs/families.md.
 """
 

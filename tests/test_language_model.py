@@ -341,7 +341,7 @@ def test_a_trained_model_fills_what_was_there(tmp_path):
     (tmp_path / "text.txt").write_text("abcdefghijklmnopqrstuvwxyz" * 400)
     cfg = config.base()
     cfg.model = config.section(
-        "model", "gpt", num_layers=2, d_model=64, num_heads=2, max_len=24, positions="rotary"
+        "model", "gpt", num_layers=2, d_model=64, num_heads=2, max_len=48, positions="rotary"
     )
     cfg.data = config.section(
         "data", "fim_text", path=str(tmp_path / "text.txt"), tokenizer="chars", fim_rate=0.9

@@ -131,6 +131,23 @@ def test_fim_windows(text, spm_rate):
     assert suffix_first == 200 - plain if spm_rate == 1 else suffix_first < 100  # an empty prefix
 
 
+def test_fim_windows_hold_several_pieces(text):
+    """Piece behind piece of the text that goes on, until fewer than 16 places are left: these stay plain."""
+    task = make(FimTextTask, text, seq_len=60, fim_rate=1.0, val_fraction=0.0)
+    several = 0
+    for example in task.train(0)._getitems(range(40)):
+        tokens, targets = (example[name].tolist() for name in ("tokens", "targets"))
+        found, pieces, rest = [], 0, [*tokens[:1], *targets]
+        while rest and rest[0] == PRE:
+            assert pieces == 0 or len(rest) >= 16
+            moved, rest, _ = told(rest[:1], rest[1:])
+            found, pieces = found + moved, pieces + 1
+        assert len(rest) < 16
+        assert [*found, *rest] == [*range(found[0], found[0] + 61 - 4 * pieces)]
+        several += pieces > 1
+    assert several > 20
+
+
 def test_fim_evaluation_literally(text):
     task = make(FimTextTask, text, seq_len=8)
     (batch,) = task.eval("val", 3)  # 10 tokens: windows of 8 and 2

@@ -1,7 +1,7 @@
 """Fill-in-the-middle: text of which a part is moved behind the rest, so that a left-to-right model infills.
 
 How a text is cut and put together is in data/corruption.py; how a trained model is asked to fill a
-gap in data/prompts.py.
+gap in data/infilling.py.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import numpy as np
 
 from jaxlm.data import corruption, shuffle, special_tokens
 from jaxlm.data.tasks import batches, text
+
+_LEAST = 16  # room that one more piece is worth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,8 @@ class FimTextConfig(text.TextConfig):
 class FimTextTask(text.TextTask):
     """Next-token prediction over windows, some with a gap that is filled later; see FimTextConfig.
 
-    The beginning of such a window, of a random length, is rearranged; plain text goes on behind it.
+    Such a window is a piece of text of random length, rearranged, then one of the text that follows,
+    of any length that still fits, and so on; the little that is left at the end stays plain.
     (Bavarian et al. rearrange whole contexts. In windows of one length that tells how long each
     middle is, and a model learns to count instead of to end where the suffix begins.) Documents are
     rearranged each by itself, since a middle ends with the token that ends a document ("context
@@ -74,7 +77,7 @@ class FimTextTask(text.TextTask):
         self._sentinel_V = np.isin(np.arange(self.tokenizer.vocab_size), self._sentinels)
 
     def settings(self) -> list[Any]:
-        return ["fim", self.config.fim_rate, self.config.spm_rate]
+        return ["fim in pieces", self.config.fim_rate, self.config.spm_rate]
 
     def make_example(self, ids: np.ndarray, key: np.ndarray) -> dict[str, np.ndarray]:
         """As in TextTask."""
@@ -94,21 +97,16 @@ class FimTextTask(text.TextTask):
         self, ids: np.ndarray, key: np.ndarray, order: str
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """An example, and bool [T]: which targets belong to a gap."""
-        eos_id, seq_len = self.tokenizer.eos_id, self.config.seq_len
-        size = corruption.fim_length(min(len(ids), seq_len - 3), key)
-        rows, gaps, room = [], [], seq_len + 1
-        for number, document in enumerate(
-            np.split(ids[:size], np.flatnonzero(ids[:size] == eos_id))
-        ):
-            document = document[document != eos_id][: max(0, room - 4)]
-            if len(document):
-                moved, gap = corruption.fill_in_the_middle(
-                    document, key + np.uint64(number), order, self._sentinels, eos_id
-                )
-                rows.append(moved)
-                gaps.append(gap)
-                room -= len(moved)
-        plain = ids[size : size + room]
+        seq_len = self.config.seq_len
+        rows, gaps, start, room = [], [], 0, seq_len + 1
+        while start < len(ids) and (room >= _LEAST or not rows):
+            size = corruption.fim_length(min(len(ids) - start, room - 4), key)
+            key = shuffle.mix64(key)
+            moved, gap = self._piece(ids[start : start + size], key, order, room)
+            rows.append(moved)
+            gaps.append(gap)
+            start, room = start + size, room - len(moved)
+        plain = ids[start : start + room]
         filling = room - len(plain)
         tokens = np.concatenate([*rows, plain, np.zeros(filling, np.int32)])
         gap_T = np.concatenate([*gaps, np.zeros(room, bool)])[1:]
@@ -117,6 +115,22 @@ class FimTextTask(text.TextTask):
             "tokens": tokens[:-1], "targets": tokens[1:], "weights": known.astype(np.float32)
         }  # fmt: skip
         return example, gap_T
+
+    def _piece(
+        self, ids: np.ndarray, key: np.ndarray, order: str, room: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A piece of text, its documents rearranged, and what belongs to their gaps; at most `room` tokens."""
+        rows, gaps, eos_id = [np.zeros(0, np.int32)], [np.zeros(0, bool)], self.tokenizer.eos_id
+        for number, document in enumerate(np.split(ids, np.flatnonzero(ids == eos_id))):
+            document = document[document != eos_id][: max(0, room - 4)]
+            if len(document):
+                moved, gap = corruption.fill_in_the_middle(
+                    document, key + np.uint64(number), order, self._sentinels, eos_id
+                )
+                rows.append(moved)
+                gaps.append(gap)
+                room -= len(moved)
+        return np.concatenate(rows), np.concatenate(gaps)
 
     def show_example(
         self, example: dict[str, np.ndarray], predicted: np.ndarray | None
