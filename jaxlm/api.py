@@ -24,7 +24,7 @@ from jaxlm.decode.timing import measured
 from jaxlm.eval import results, suites
 from jaxlm.interop import chat, huggingface, mapping, sentence
 from jaxlm.language_model import LanguageModel
-from jaxlm.train import assembly, initial, loop, runtime
+from jaxlm.train import assembly, initial, loop, runtime, weights
 from jaxlm.train import workdir as folders
 from jaxlm.train.checkpoint import Checkpointer
 
@@ -60,17 +60,14 @@ def load(path: Any, *, best: bool = False) -> LanguageModel:
     workdir = folders.existing(path)
     cfg = configs.read(workdir / folders.CONFIG)
     tokenizer = folders.load_tokenizer(workdir)
-    abstract = assembly.abstract_weights(cfg)
     checkpoints = Checkpointer(workdir / folders.CHECKPOINTS, configs.build(cfg, "checkpoint"))
     try:
-        restore = checkpoints.restore_best if best else checkpoints.restore
-        restored = restore(abstract, partial=True)
+        restored = weights.load(cfg, checkpoints, best=best)
     finally:
         checkpoints.close()
     if restored is None:
         raise ValueError(f"{workdir} holds no checkpoint yet: train first")
-    state, _, step = restored
-    params = next(iter(state.values()))
+    params, step = restored
     imported = Path(workdir) / IMPORTED
     return LanguageModel(
         assembly.make_model(cfg),
@@ -176,7 +173,7 @@ def load_foreign(source: initial.Foreign) -> tuple[LanguageModel, mapping.Matche
     config = configs.build(cfg, "model")
     model = assembly.make_model(cfg)
     tokenizer = initial.load_tokenizer(source, config.vocab_size)
-    abstract = assembly.abstract_weights(cfg)["params"]
+    abstract = assembly.model_shapes(cfg, model)
     leaves, matched = source.weights(config, abstract)
     if matched.fresh:
         leaves |= _drawn(model, matched.fresh)

@@ -25,6 +25,7 @@ SECTIONS = {
     "model": "jaxlm.models:MODELS",
     "objective": "jaxlm.objectives:OBJECTIVES",
     "data": "jaxlm.data.tasks:TASKS",
+    "tuning": "jaxlm.train.tuning:TUNINGS",
     "step": "jaxlm.train.steps:STEPS",
     "optim": "jaxlm.train.optim:Config",
     "mesh": "jaxlm.train.parallel:Config",
@@ -137,10 +138,12 @@ def base() -> ConfigDict:
     cfg.sample_tokens = 200
     cfg.sample_prompt = ""
     cfg.init_from = ""  # a Hugging Face folder, a .gguf file or a run: its architecture and weights
+    cfg.init_layers = ()  # those of its layers that this model begins with, counted from 0; (): all
     cfg.evaluators = ("perplexity",)
     cfg.model = section("model", "gpt")
     cfg.objective = section("objective", "causal_lm")
     cfg.data = section("data", "text")
+    cfg.tuning = section("tuning", "full")  # which parameters train
     cfg.step = section("step", "gradient")
     cfg.optim = section("optim", "adamw")
     cfg.mesh = section("mesh")

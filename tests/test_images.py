@@ -26,7 +26,7 @@ def make(kind="vlm", **fields):
         cfg.data = config.section("data", "captions", image_size=4, pixel_max=10)
         cfg.objective = config.section("objective", "image_to_text")
     model = assembly.make_model(cfg)
-    shapes = assembly.abstract_weights(cfg)["params"]
+    shapes = assembly.model_shapes(cfg)
     draw = np.random.default_rng(1)
     params = jax.tree.map(lambda x: draw.normal(0, 0.5, x.shape).astype(x.dtype), nn.unbox(shapes))
     return LanguageModel(model, params, tokenizers.build("bytes"), cfg, 0)

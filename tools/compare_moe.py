@@ -61,7 +61,7 @@ def train(options, overrides: dict[str, str], twin: str, seed: int) -> dict:
     summary = jaxlm.run(cfg, workdir)
     cfg = config.read(workdir / "config.json")
     model, length = assembly.make_model(cfg), cfg.data.seq_len
-    params = assembly.abstract_weights(cfg)["params"]
+    params = assembly.model_shapes(cfg)
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
     return summary | {
         "flops_per_token": plan.flops_per_token(model, params, (length,))[0],

@@ -1,10 +1,11 @@
-"""Matrix products with named axes: the one place where kernels are made."""
+"""Matrix products with named axes: the one place where kernels are made, and where low-rank adapters meet them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxlm.core.types import Array
@@ -18,7 +19,10 @@ def named(init: Initializer, *axes: str | None) -> Initializer:
 
 
 class Linear(nn.Module):
-    """y = x W (+ b): float32 parameters, products in `dtype`. W is [in, out], always two-dimensional."""
+    """y = x W (+ b): float32 parameters, products in `dtype`. W is [in, out], always two-dimensional.
+
+    Where the parameters hold `lora_a` and `lora_b` beside the kernel (train/tuning/lora.py), their product is added to W.
+    """
 
     features: int
     axes: tuple[str, str | None]
@@ -33,10 +37,21 @@ class Linear(nn.Module):
         )
         dtype = jnp.dtype(self.dtype)
         y = jnp.matmul(x.astype(dtype), kernel.astype(dtype))
+        if self.has_variable("params", "lora_a"):
+            y = y + self._adapter(x.astype(dtype))
         if self.bias:
             bias = self.param("bias", named(nn.initializers.zeros, self.axes[1]), (self.features,))
             y = y + as_row(bias.astype(dtype), y)
         return y
+
+    def _adapter(self, x: Array) -> Array:
+        """drop(x) A B, with B already scaled."""
+        if self.has_variable("params", "lora_dropout"):
+            kept = 1 - self.get_variable("params", "lora_dropout")
+            mask = jax.random.bernoulli(self.make_rng("dropout"), kept, x.shape)
+            x = jnp.where(mask, x / kept.astype(x.dtype), jnp.zeros((), x.dtype))
+        low = jnp.matmul(x, self.get_variable("params", "lora_a").astype(x.dtype))
+        return jnp.matmul(low, self.get_variable("params", "lora_b").astype(x.dtype))
 
 
 class Head(nn.Module):

@@ -22,7 +22,7 @@ from jaxlm.layers.attention import RING_SLACK, Caches, Sight, empty_caches
 from jaxlm.layers.attention_backends import Spec
 from jaxlm.layers.embedding import Embedding
 from jaxlm.layers.future_heads import FutureHeads
-from jaxlm.layers.linear import Head
+from jaxlm.layers.linear import Head, Linear
 from jaxlm.layers.moe_config import ExpertsConfig
 from jaxlm.layers.positions_config import PositionsConfig
 from jaxlm.layers.transformer import Stack
@@ -44,6 +44,7 @@ class GPTConfig(PositionsConfig, ExpertsConfig, TransformerConfig):
     tie_embeddings: bool = True
     embedding_norm: bool = False  # normalise embeddings before the first block, as BLOOM does
     logit_soft_cap: float = 0.0
+    value_head: bool = False  # also a number for every position: a reward, or what is to come
     num_future: int = (
         1  # next tokens that are predicted; each after the first takes one of num_layers
     )
@@ -121,7 +122,7 @@ class GPT(nn.Module):
           future: also the final states of the heads of further tokens, aux["future_BNTD"]; head n predicts n + 2 ahead.
 
         Returns:
-          The output; with caches, also the new ones.
+          The output, where the config has a value head with aux["value_BT"], float32; with caches, also the new ones.
 
         Raises:
           ValueError: segment_ids with caches: a cached row is one text. Or more tokens than learned positions.
@@ -164,6 +165,9 @@ class GPT(nn.Module):
             states, more = heads(aux.pop("fork_BTD"), sight)
             aux |= {name: jnp.concatenate([aux[name], part]) for name, part in more.items()}
             aux["future_BNTD"] = norm(states[:, :, num_before:])
+        if cfg.value_head:
+            value = Linear(1, ("embed", None), nn.initializers.zeros, True, name="value")
+            aux["value_BT"] = value(x)[..., 0]
         if cfg.tie_embeddings:
             head = embed.embedding.T
         else:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -15,7 +17,7 @@ from jaxlm import registry
 from jaxlm.core.types import Batch, Objective, PyTree, Step, Task, TaskInfo, TrainState
 from jaxlm.eval import EVALUATORS, Evaluator
 from jaxlm.eval.predict import check_writes
-from jaxlm.train import initial, optim, parallel, plan
+from jaxlm.train import initial, optim, others, parallel, plan
 
 RESERVED_KEYS = ("id",)
 """Batch entries that only evaluators and people read."""
@@ -26,7 +28,9 @@ class Parts(NamedTuple):
 
     task: Task
     model: Any
+    tuning: Any
     objective: Objective
+    others: list[others.Other]
     evaluators: list[Evaluator]
     mesh: Mesh
     step: Step
@@ -41,13 +45,22 @@ def make_task(cfg: ConfigDict) -> Task:
 
 
 def make_model(cfg: ConfigDict) -> Any:
-    """The module that `model` names."""
-    return configs.implementation(cfg, "model")(configs.build(cfg, "model"))
+    """The module that `model` names, as `tuning` trains it."""
+    model = configs.implementation(cfg, "model")(configs.build(cfg, "model"))
+    return configs.implementation(cfg, "tuning").model(configs.build(cfg, "tuning"), model)
 
 
-def make_objective(cfg: ConfigDict, model: Any, batch: Batch) -> Objective:
+def make_tuning(cfg: ConfigDict, params: PyTree) -> Any:
+    """What says which of these parameters train."""
+    return configs.implementation(cfg, "tuning")(configs.build(cfg, "tuning"), params)
+
+
+def make_objective(
+    cfg: ConfigDict, model: Any, batch: Batch, modules: Mapping[str, Any] = MappingProxyType({})
+) -> Objective:
     """The loss that `objective` names; raises ValueError for a model or a batch that it is not for."""
-    objective = configs.implementation(cfg, "objective")(configs.build(cfg, "objective"), model)
+    kind, config = configs.implementation(cfg, "objective"), configs.build(cfg, "objective")
+    objective = kind(config, model, **modules)
     check_keys(batch, model, objective)
     return objective
 
@@ -79,11 +92,17 @@ def fix_micro_batch(
         fixed.micro_batch_size = recorded.micro_batch_size
         return FrozenConfigDict(fixed)
     model = make_model(cfg)
-    make_objective(cfg, model, batch)  # what does not fit has no shapes to be asked for
+    # What does not fit has no shapes to be asked for.
+    objective = make_objective(cfg, model, batch, others.modules(others.open_all(cfg, model)))
+    if objective.coupled:
+        fixed.micro_batch_size = cfg.batch_size
+        return FrozenConfigDict(fixed)
     mesh = parallel.make_mesh(configs.build(cfg, "mesh"))
     params = abstract_params(model, batch)
+    tuning = make_tuning(cfg, params)
+    trained, _ = split_shapes(tuning, params)
     fixed.micro_batch_size = plan.choose_micro_batch(
-        cfg.batch_size, model, params, sum(plan.lengths_of(batch, model)), mesh
+        cfg.batch_size, model, params, trained, sum(plan.lengths_of(batch, model)), mesh
     )
     return FrozenConfigDict(fixed)
 
@@ -98,6 +117,18 @@ def abstract_params(model: Any, batch: Batch) -> PyTree:
     return nn.unbox(jax.eval_shape(model.init, jax.random.key(0), **inputs))["params"]
 
 
+def input_shapes(model: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """A smallest batch of what a model reads: its parameters depend on no lengths."""
+    tokens = jax.ShapeDtypeStruct((1, 1), "int32")
+    return dict.fromkeys(model.inputs, tokens) | dict(getattr(model, "input_shapes", {}))
+
+
+def model_shapes(cfg: ConfigDict, model: Any = None) -> PyTree:
+    """Shapes of all parameters of a config's model."""
+    model = make_model(cfg) if model is None else model
+    return abstract_params(model, input_shapes(model))
+
+
 def assemble(cfg: FrozenConfigDict, task: Task, batch: dict[str, jax.ShapeDtypeStruct]) -> Parts:
     """Build everything from a resolved config and one global batch's shapes.
 
@@ -105,20 +136,27 @@ def assemble(cfg: FrozenConfigDict, task: Task, batch: dict[str, jax.ShapeDtypeS
       ValueError: parts that do not fit together, before anything is compiled.
     """
     model = make_model(cfg)
-    objective = make_objective(cfg, model, batch)
+    more = others.open_all(cfg, model)
+    others.check_vocabularies(more, task)
+    objective = make_objective(cfg, model, batch, others.modules(more))
     mesh = parallel.make_mesh(configs.build(cfg, "mesh"))
     micro_batch_size = cfg.micro_batch_size
     parallel.check_batch(cfg.batch_size, micro_batch_size, mesh)
     parallel.check_model(getattr(model, "config", None), mesh)
     params = abstract_params(model, batch)
-    tx, schedule = optim.build(configs.build(cfg, "optim"), cfg.num_steps, params)
+    tuning = make_tuning(cfg, params)
+    trained, _ = split_shapes(tuning, params)
+    tx, schedule = optim.build(configs.build(cfg, "optim"), cfg.num_steps, trained)
+    tx = tuning.optimizer(tx, trained)
     step_config = configs.build(cfg, "step")
     builder = configs.implementation(cfg, "step")(
-        step_config, model, objective, tx, schedule, cfg.batch_size // micro_batch_size
+        step_config, model, objective, tx, schedule, cfg.batch_size // micro_batch_size, tuning
     )
     step = builder.build()
     boxed = jax.eval_shape(step.init, jax.random.key(0), batch)
-    jax.eval_shape(step.fn, nn.unbox(boxed), batch)  # a wrong pairing fails here, in a second
+    boxed = boxed.replace(frozen=boxed.frozen | others.shapes(more, batch, boxed.params, tuning))
+    # A wrong pairing fails here, in a second.
+    jax.eval_shape(step.fn, nn.unbox(boxed), batch)
     shardings = parallel.state_shardings(boxed, mesh)
     abstract = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
@@ -129,8 +167,9 @@ def assemble(cfg: FrozenConfigDict, task: Task, batch: dict[str, jax.ShapeDtypeS
     evaluators = make_evaluators(cfg, task, model, seq_len)
     on_nonfinite = getattr(step_config, "on_nonfinite", "stop")
     return Parts(
-        task, model, objective, evaluators, mesh, step, on_nonfinite, abstract, micro_batch_size
-    )
+        task, model, tuning, objective, more, evaluators, mesh, step, on_nonfinite, abstract,
+        micro_batch_size,
+    )  # fmt: skip
 
 
 def make_evaluators(cfg: Any, task: Task, model: Any, seq_len: int) -> list[Evaluator]:
@@ -190,7 +229,9 @@ def check_targets(batch: Batch, info: TaskInfo) -> None:
 
 def init_state(parts: Parts, seed: int, batch: dict[str, jax.ShapeDtypeStruct]) -> TrainState:
     """A fresh state, made where it will live."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract_state)
+    abstract = parts.abstract_state
+    base = {name: tree for name, tree in abstract.frozen.items() if name == "base"}
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract.replace(frozen=base))
     make = jax.jit(lambda key: nn.unbox(parts.step.init(key, batch)), out_shardings=shardings)
     return make(jax.random.key(seed))
 
@@ -201,25 +242,38 @@ def first_state(
     batch: dict[str, jax.ShapeDtypeStruct],
     log: Callable[[str], None],
 ) -> TrainState:
-    """The state that a run starts from: fresh, or with the weights of `init_from`, which is logged."""
+    """The state that a run starts from: fresh, or with the weights of `init_from`, which is logged; and other models."""
     state = init_state(parts, cfg.seed, batch)
     if cfg.init_from:
         state, lines = initial.apply(state, cfg)
         for line in lines:
             log(line)
-    return state
+    frozen = dict(state.frozen)
+    for other in parts.others:
+        if other.source is None:
+            frozen[other.name] = jax.tree.map(jnp.copy, parts.tuning.first(state.params))
+        else:
+            frozen[other.name] = other.weights(parts.abstract_state.frozen[other.name])
+            log(f"{other.name:<10} {type(other.model).__name__} of {other.path}")
+    return state.replace(frozen=frozen)
 
 
-def abstract_weights(cfg: ConfigDict) -> dict[str, PyTree]:
-    """Shapes of the weights that a checkpoint of this config is evaluated with, under their name in the state."""
-    model = make_model(cfg)
-    tokens = jax.ShapeDtypeStruct((1, 1), "int32")
-    inputs = dict.fromkeys(model.inputs, tokens) | dict(getattr(model, "input_shapes", {}))
-    params = abstract_params(model, inputs)
-    averaged = "ema_decay" in cfg.step and cfg.step.ema_decay
-    return {"ema" if averaged else "params": params}
+def saved(state: TrainState) -> TrainState:
+    """What of a state a checkpoint holds: not what never changes and is read, or drawn, where it came from."""
+    return state.replace(frozen={})
 
 
-def evaluation_params(state: TrainState) -> tuple[PyTree, str]:
+def evaluation_params(parts: Parts, state: TrainState) -> tuple[PyTree, str]:
     """The weights that scores, samples and exports use, and their name: EMA where it is on."""
-    return (state.ema, "ema") if state.ema else (state.params, "raw")
+    trained, name = (state.ema, "ema") if state.ema else (state.params, "raw")
+    return whole(parts, state, trained), name
+
+
+def whole(parts: Parts, state: TrainState, trained: PyTree) -> PyTree:
+    """The parameters that the model is called with."""
+    return parts.tuning.merge(trained, state.frozen.get("base", {}))
+
+
+def split_shapes(tuning: Any, params: PyTree) -> tuple[PyTree, PyTree]:
+    """Shapes of what trains and of what doesn't."""
+    return jax.eval_shape(lambda all_of: tuning.split(all_of, jax.random.key(0)), params)

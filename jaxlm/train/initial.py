@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from ml_collections import ConfigDict
 
 from jaxlm import config as configs
 from jaxlm import interop
+from jaxlm.core import partition
 from jaxlm.core.types import Array, PyTree, TrainState
 from jaxlm.data import cache, tokenizers
 from jaxlm.interop import mapping
+from jaxlm.train import chosen_layers
 from jaxlm.train import manifest as manifests
 from jaxlm.train import workdir as folders
 from jaxlm.train.checkpoint import Checkpointer
@@ -28,10 +30,10 @@ TOKENIZER = "init_from"
 """`data.tokenizer` of this name is the source's."""
 OWN = (
     "dropout", "init", "init_std", "remat", "attention", "dtype", "scan_layers", "loss_chunk",
-    "head", "num_labels", "pooler", "capacity_factor", "load_balance_loss", "router_z_loss", "expert_backend",
+    "head", "num_labels", "pooler", "value_head", "capacity_factor", "load_balance_loss", "router_z_loss", "expert_backend",
 )  # fmt: skip
 """Model fields that the config says, whatever the source has."""
-HEADS = ("head", "mlm", "pooler", "classifier")
+HEADS = ("head", "mlm", "pooler", "classifier", "value")
 """Subtrees that may be missing in a run of ours, or be there and not wanted."""
 
 
@@ -82,7 +84,9 @@ class Run:
         return Path(folder) if folder.exists() else None
 
     def weights(self, config: Any, abstract: PyTree) -> tuple[dict[str, Array], mapping.Matched]:
-        """The parameters by path (averaged ones where the run had them), and what was found."""
+        """The parameters by path (averaged ones where the run had them, adapters folded in), and what was found."""
+        if self.config.tuning.kind != "full":
+            return self._tuned(abstract)
         checkpoints = Checkpointer(
             self.workdir / folders.CHECKPOINTS, configs.build(self.config, "checkpoint")
         )
@@ -94,19 +98,53 @@ class Run:
             tree = "ema" if any(name.startswith("ema/") for name in saved) else "params"
             held = {n.removeprefix(f"{tree}/") for n in saved if n.startswith(f"{tree}/")}
             wanted = mapping.flatten(abstract)
-            fresh = [path for path in wanted if path not in held]
-            unused = sorted(held - set(wanted))
-            if wrong := [p for p in (*fresh, *unused) if p.split("/")[0] not in HEADS]:
-                raise ValueError(
-                    f"init_from={self.path} has other parameters than this model ({', '.join(wrong[:8])}): "
-                    "is model.scan_layers the same?"
-                )
+            fresh, unused = _differing(self.path, held, wanted)
             target = {tree: {path: wanted[path] for path in wanted if path not in fresh}}
             state, _, _ = checkpoints.restore(target, step, partial=True)
         finally:
             checkpoints.close()
         names = {path: path for path in target[tree]}
-        return state[tree], mapping.Matched(names, tuple(fresh), tuple(unused))
+        return state[tree], mapping.Matched(names, fresh, unused)
+
+    def _tuned(self, abstract: PyTree) -> tuple[dict[str, Array], mapping.Matched]:
+        """As `weights`, of a run that has only a part of its model in its checkpoints."""
+        from jaxlm.train import weights  # which reads, here again, what that run began with
+
+        checkpoints = Checkpointer(self.workdir / folders.CHECKPOINTS)
+        try:
+            restored = weights.load(self.config, checkpoints)
+        finally:
+            checkpoints.close()
+        if restored is None:
+            raise ValueError(f"init_from={self.path} holds no checkpoint yet")
+        held, wanted = partition.flatten(restored[0]), partition.flatten(abstract)
+        fresh, unused = _differing(self.path, held, wanted)
+        found = {
+            path: jax.device_put(held[path], leaf.sharding)
+            for path, leaf in wanted.items()
+            if path in held
+        }
+        names = {path: path for path in found}
+        return found, mapping.Matched(names, fresh, unused)
+
+
+def _differing(
+    path: str, held: Iterable[str], wanted: Iterable[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a run lacks, and what it has too many.
+
+    Raises:
+      ValueError: that is not only heads.
+    """
+    held, wanted = set(held), list(wanted)
+    fresh = tuple(one for one in wanted if one not in held)
+    unused = tuple(sorted(held - set(wanted)))
+    if wrong := [one for one in (*fresh, *unused) if one.split("/")[0] not in HEADS]:
+        raise ValueError(
+            f"init_from={path} has other parameters than this model ({', '.join(wrong[:8])}): "
+            "is model.scan_layers the same?"
+        )
+    return fresh, unused
 
 
 def open_source(path: str) -> Foreign | Run:
@@ -138,6 +176,9 @@ def take_architecture(cfg: ConfigDict) -> None:
         )
     with cfg.ignore_type():
         cfg.model.update({n: value for n, value in source.fields.items() if n not in OWN})
+        if cfg.init_layers:
+            chosen_layers.check(cfg.init_layers, cfg.model.num_layers)
+            cfg.model.num_layers = len(cfg.init_layers)
 
 
 def data_config(cfg: ConfigDict) -> Any:
@@ -187,21 +228,39 @@ def check_vocabulary(cfg: ConfigDict, vocab_size: int) -> None:
 
 def apply(state: TrainState, cfg: Any) -> tuple[TrainState, list[str]]:
     """A fresh state with the source's weights in place, averages included, and lines that say so."""
-    source = open_source(cfg.init_from)
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
-        state.params,
-    )
-    loaded, matched = source.weights(configs.build(cfg, "model"), abstract)
-    params = merged(state.params, loaded)
+    base = state.frozen.get("base", {})
+    params, base, lines = overlaid(state.params, base, cfg)
     ema = jax.tree.map(jnp.copy, params) if state.ema else state.ema
-    return state.replace(params=params, ema=ema), report(cfg.init_from, matched)
+    frozen = state.frozen | ({"base": base} if base else {})
+    return state.replace(params=params, ema=ema, frozen=frozen), lines
+
+
+def overlaid(trained: PyTree, base: PyTree, cfg: Any) -> tuple[PyTree, PyTree, list[str]]:
+    """Both parts of fresh parameters with the weights of `init_from` in place, and lines that say so."""
+    source = open_source(cfg.init_from)
+    ours = partition.flatten(trained) | partition.flatten(base)
+    abstract = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+        for path, leaf in ours.items()
+        if path.rpartition("/")[2] not in partition.ADAPTERS
+    }
+    config, layers = configs.build(cfg, "model"), cfg.init_layers
+    names = chosen_layers.sources(abstract, layers)
+    if layers:
+        config = dataclasses.replace(config, num_layers=source.fields["num_layers"])
+        abstract = chosen_layers.deeper(abstract, layers, config.num_layers)
+    found, matched = source.weights(config, partition.nest(abstract))
+    loaded = {path: found[name] for path, name in names.items() if name in found}
+    lines = report(cfg.init_from, matched)
+    if layers:
+        lines.append(f"layers     {', '.join(map(str, layers))} of its {config.num_layers}")
+    return merged(trained, loaded), merged(base, loaded), lines
 
 
 def merged(params: PyTree, loaded: Mapping[str, Array]) -> PyTree:
     """`params` with the loaded leaves in place."""
-    leaves = [loaded.get(path, leaf) for path, leaf in mapping.flatten(params).items()]
-    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+    leaves = {path: loaded.get(path, leaf) for path, leaf in partition.flatten(params).items()}
+    return partition.nest(leaves)
 
 
 def report(path: str, matched: mapping.Matched) -> list[str]:

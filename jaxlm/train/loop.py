@@ -12,7 +12,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from jaxlm import config as configs
 from jaxlm.core.types import Batch
@@ -54,9 +54,7 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
         for line in prediction.lines:
             writer.log(line)
 
-        state, start, seconds_before = _restore(checkpoints, parts, writer.log)
-        if state is None:
-            state = assembly.first_state(parts, cfg, example, writer.log)
+        state, start, seconds_before, frozen = _start(checkpoints, parts, cfg, example, writer.log)
         writer.resume(start)
         if start == cfg.num_steps and (recorded := folders.read_summary(workdir)):
             writer.log(f"finished   at step {start} before: its summary again")
@@ -93,8 +91,8 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
                     observer.sample(state, step + 1)
                 if "checkpoint" in due or stopping:
                     metric = observer.metric(step + 1, config.best_metric)
-                    extra = {"data": batches.state(), "train_seconds": meter.train_seconds}
-                    checkpoints.save(state, extra, step + 1, metric)
+                    extra = {"data": batches.state(), "train_seconds": meter.train_seconds} | frozen
+                    checkpoints.save(assembly.saved(state), extra, step + 1, metric)
             if stopping:
                 checkpoints.wait()
                 stop.leave(writer.log, workdir, step + 1, cfg.num_steps)
@@ -106,6 +104,7 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
             **observer.test_scores(state, cfg.num_steps, checkpoints),
             "compile_seconds": compile_seconds,
             "num_params": prediction.num_params,
+            "num_trained": prediction.num_trained,
             "peak_flops": prediction.peak.flops or None,
             "device": devices.device_name(),
             "state_sha256": state_digest(state, batches.state()),
@@ -139,19 +138,36 @@ def _prepare(cfg: ConfigDict, workdir: Any):
     return cfg, parts, source, example
 
 
-def _restore(checkpoints: Checkpointer, parts: assembly.Parts, log: Callable[[str], None]):
-    """(state, step, training seconds so far) of the newest valid checkpoint, or (None, 0, 0.0)."""
-    restored = checkpoints.restore(parts.abstract_state)
-    if restored is None:
-        return None, 0, 0.0
+def _start(
+    checkpoints: Checkpointer,
+    parts: assembly.Parts,
+    cfg: FrozenConfigDict,
+    example: Batch,
+    log: Callable[[str], None],
+):
+    """(state, its step, training seconds so far, digests of what is frozen): of the newest valid checkpoint, or fresh."""
+    restored = checkpoints.restore(assembly.saved(parts.abstract_state))
+    frozen: dict[str, str] = {}
+    if restored is None or parts.abstract_state.frozen:
+        first = assembly.first_state(parts, cfg, example, log)
+        frozen = {name: state_digest({name: tree}) for name, tree in first.frozen.items()}
+        if restored is None:
+            return first, 0, 0.0, frozen
     state, extra, step = restored
     if extra["data"]["digest"] != parts.task.info.digest:
         raise ValueError(
             "the data is not what this run was trained on: the text behind data.path has changed. "
             "Take another --workdir, or put the text back"
         )
+    if changed := [name for name, digest in frozen.items() if extra[name] != digest]:
+        raise ValueError(
+            f"the frozen weights ({', '.join(changed)}) are not those that this run was started with: the model behind "
+            "init_from or the objective's has changed. Take another --workdir, or put it back"
+        )
     log(f"resumed    step {step} from {checkpoints.directory}")
-    return state, step, extra["train_seconds"]
+    if frozen:
+        state = state.replace(frozen=first.frozen)
+    return state, step, extra["train_seconds"], frozen
 
 
 def compile_step(parts: assembly.Parts, example: Batch, log: Callable[[str], None]):

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxlm.core import partition
 from jaxlm.core.types import PyTree, SplitInfo
 from jaxlm.train import devices, parallel
 
@@ -47,16 +48,17 @@ def lengths_of(batch: Any, model: Any) -> tuple[int, ...]:
 
 
 def choose_micro_batch(
-    batch_size: int, model: Any, params: PyTree, row_tokens: int, mesh: Mesh
+    batch_size: int, model: Any, params: PyTree, trained: PyTree, row_tokens: int, mesh: Mesh
 ) -> int:
     """The largest part of a batch whose predicted memory fits a device.
 
-    Twenty bytes a parameter, spread over fsdp and tensor, for weights, gradients, two moments and
-    an average in float32; the rest of 90 % of the memory is for activations. The choice is a function of the machine and the config alone.
+    Twenty bytes a parameter that trains, spread over fsdp and tensor, for weights, gradients, two moments and
+    an average in float32, four for one that does not; the rest of 90 % of the memory is for activations. The choice is a function of the machine and the config alone.
     """
     shards = parallel.batch_shards(mesh)
     spread = mesh.shape["fsdp"] * mesh.shape["tensor"]
-    room = 0.9 * devices.memory_bytes() - 20.0 * num_params(params) / spread
+    held = 16.0 * num_params(trained) + 4.0 * num_params(params)
+    room = 0.9 * devices.memory_bytes() - held / spread
     fitting = [
         size
         for size in range(shards, batch_size + 1, shards)
@@ -71,6 +73,7 @@ class Plan:
     """Figures of a run before its first step."""
 
     num_params: int
+    num_trained: int
     tokens_per_step: int
     flops_per_token: float
     peak: devices.Peak
@@ -80,11 +83,16 @@ class Plan:
 
 def make(cfg: Any, parts: Any, batch: Any) -> Plan:
     """Predict a run; `lines` is what a person reads."""
-    params = parts.abstract_state.params
-    count = num_params(params)
+    trained = parts.abstract_state.params
+    base = parts.abstract_state.frozen.get("base", {})
+    params = partition.join(trained, base) if base else trained
+    count, num_trained = num_params(params), num_params(trained)
     lengths = lengths_of(batch, parts.model)
     tokens = cfg.batch_size * sum(lengths)
     flops, formula = flops_per_token(parts.model, params, lengths)
+    if parts.tuning.describe():
+        flops -= 2.0 * (count - num_trained)
+        formula += " - 2 N frozen"
     dtype = cfg.model.dtype if "dtype" in cfg.model else "float32"
     peak = devices.peak(dtype)
     assumed = ASSUMED_MFU.get(jax.default_backend(), 0.35)
@@ -97,7 +105,7 @@ def make(cfg: Any, parts: Any, batch: Any) -> Plan:
         for leaf in jax.tree.leaves(parts.abstract_state)
     )
     gradients = sum(
-        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * 4 for leaf in jax.tree.leaves(params)
+        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * 4 for leaf in jax.tree.leaves(trained)
     )
     memory = (
         local
@@ -111,6 +119,7 @@ def make(cfg: Any, parts: Any, batch: Any) -> Plan:
     lines = [
         f"device     {devices.device_name()} | mesh {mesh} | compute {dtype}, parameters float32 | attention {attention(parts.model, batch)}",
         f"model      {type(parts.model).__name__}, {count:,} parameters{active(parts.model, params)} | {flops:.4g} training FLOPs a token ({formula})",
+        *trains(parts.tuning, num_trained, count),
         *experts(parts.model),
         f"data       {train.num_tokens:,} training tokens, vocabulary {parts.task.info.vocab_size:,}{classes} | {epochs:.3g} epochs",
         f"step       {tokens:,} tokens ({cfg.batch_size} x {row(parts.model, lengths)}){part} | {cfg.num_steps:,} steps",
@@ -125,7 +134,7 @@ def make(cfg: Any, parts: Any, batch: Any) -> Plan:
             "WARNING    this hardware is too small for this run; it goes on. For a first result here: "
             "python -m jaxlm.launch --config experiments/quickstart.py"
         )
-    return Plan(count, tokens, flops, peak, memory, tuple(lines))
+    return Plan(count, num_trained, tokens, flops, peak, memory, tuple(lines))
 
 
 def row(model: Any, lengths: tuple[int, ...]) -> str:
@@ -148,6 +157,16 @@ def attention(model: Any, batch: Any) -> str:
     """The attention backend that the model will run on such batches, and why."""
     chosen = getattr(model, "attention_choice", None)
     return "{} ({})".format(*chosen(tuple(batch))) if chosen else "the model's own"
+
+
+def trains(tuning: Any, num_trained: int, count: int) -> list[str]:
+    """A line on what trains, where that is not everything."""
+    said = tuning.describe()
+    if not said:
+        return []
+    return [
+        f"trains     {num_trained:,} of {count:,} parameters ({num_trained / count:.2%}): {said}"
+    ]
 
 
 def experts(model: Any) -> list[str]:

@@ -97,7 +97,7 @@ class Observer:
         """Every evaluator over the validation split, if the data has one."""
         if "val" not in self.parts.task.info.splits:
             return
-        params, weights = assembly.evaluation_params(state)
+        params, weights = assembly.evaluation_params(self.parts, state)
         rows = self._scored(params, "val")
         self.rows = (done, rows)
         self.writer.eval(done, rows, weights)
@@ -126,7 +126,7 @@ class Observer:
         if self.rows[0] != done:
             self.evaluate(state, done)
         scores: dict[str, Any] = {"val_loss": None, "val_bits_per_byte": None}
-        scores["val_weights"] = assembly.evaluation_params(state)[1]
+        scores["val_weights"] = "ema" if state.ema else "raw"
         return scores | _summary("val", self.rows[1])
 
     def test_scores(
@@ -139,20 +139,20 @@ class Observer:
         """
         if "test" not in self.parts.task.info.splits:
             return {}
-        params, weights = assembly.evaluation_params(state)
+        params, weights = assembly.evaluation_params(self.parts, state)
         step = done
         if checkpoints.best_step() is not None:
             tree = "ema" if state.ema else "params"
             target = {tree: getattr(self.parts.abstract_state, tree)}
             restored, _, step = checkpoints.restore_best(target, partial=True)
-            params = restored[tree]
+            params = assembly.whole(self.parts, state, restored[tree])
         rows = self._scored(params, "test")
         self.writer.eval(step, rows, weights, "test")
         return {"test_step": step} | _summary("test", rows)
 
     def sample(self, state: TrainState, done: int) -> None:
         """What the model writes or answers so far; nothing for models or data without text."""
-        text = self.sampler(assembly.evaluation_params(state)[0], done)
+        text = self.sampler(assembly.evaluation_params(self.parts, state)[0], done)
         if text:
             self.writer.samples(done, text)
 

@@ -132,7 +132,7 @@ def test_parameters_are_a_gpts_and_those_of_the_patches(name):
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(GPTConfig) if f.init}
     fields = {name: value for name, value in fields.items() if name not in ("window", "num_future")}
     gpt = nn.unbox(jax.eval_shape(GPT(GPTConfig(**fields)).init, jax.random.key(0), row))["params"]
-    own = assembly.abstract_weights(_config(config))["params"]
+    own = assembly.model_shapes(_config(config))
     pixels, width = 2 * 2 * 3, 24
     patches = own.pop("patches")
     assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, gpt)

@@ -2,4 +2,5 @@
 
 STEPS = {
     "gradient": "jaxlm.train.steps.gradient:Gradient",
+    "policy": "jaxlm.train.steps.policy:Policy",
 }

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxlm.core import metrics, randomness
-from jaxlm.core.types import Array, Batch, LossContext, LossOut, Objective, Step, TrainState
+from jaxlm.core import metrics, partition, randomness
+from jaxlm.core.types import Array, Batch, LossContext, LossOut, Objective, PyTree, Step, TrainState
+from jaxlm.train.tuning.full import FULL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +36,22 @@ class Config:
 
 
 class Gradient:
-    """Builds the step; `num_micro_batches` must divide the batch."""
+    """Builds the step; `num_micro_batches` must divide the batch.
+
+    What trains is `state.params`; the model is called with that and `state.frozen["base"]`, put together by `tuning`.
+    """
 
     Config = Config
 
     def __init__(
-        self, config: Config, model: Any, objective: Objective, tx, schedule, num_micro_batches: int
+        self,
+        config: Config,
+        model: Any,
+        objective: Objective,
+        tx,
+        schedule,
+        num_micro_batches: int,
+        tuning: Any = FULL,
     ):
         if objective.coupled and num_micro_batches > 1:
             raise ValueError(
@@ -49,6 +60,7 @@ class Gradient:
             )
         self.config, self.model, self.objective = config, model, objective
         self.tx, self.schedule, self.num_micro_batches = tx, schedule, num_micro_batches
+        self.tuning = tuning
 
     def build(self) -> Step:
         """The contract that the loop calls."""
@@ -57,16 +69,12 @@ class Gradient:
     def init(self, key: Array, batch: Batch) -> TrainState:
         """A state with fresh parameters, from a batch's shapes alone."""
         params_key, root = jax.random.split(key)
-        inputs = {
-            name: jnp.zeros((1, *batch[name].shape[1:]), batch[name].dtype)
-            for name in self.model.inputs
-        }
-        boxed = self.model.init(params_key, **inputs)["params"]  # boxes name the logical axes
+        boxed, base = self.tuning.split(fresh(self.model, params_key, batch), params_key)
         params = nn.unbox(boxed)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=boxed,
-            frozen={},
+            frozen={"base": base} if base else {},
             vars={},
             opt_state=self.tx.init(params),
             ema=jax.tree.map(jnp.copy, params) if self.config.ema_decay else {},
@@ -77,11 +85,13 @@ class Gradient:
         """Sums over the whole batch, the gradient of sum_k coef_k S_k / W_k, and that loss."""
         scales = self._scales(batch)
         key = randomness.step_key(state.key, state.step)
+        base = state.frozen.get("base", {})
+        frozen = others(self.objective, state.frozen)
 
         def loss(params, micro_batch, index, variables):
             micro_key = jax.random.fold_in(key, index)
-            ctx = LossContext(state.frozen, variables, state.step, micro_key, train=True)
-            out = self.objective(params, ctx, micro_batch)
+            ctx = LossContext(frozen, variables, state.step, micro_key, train=True)
+            out = self.objective(self.tuning.merge(params, base, True), ctx, micro_batch)
             return sum(scales[term] * out.sums[term] for term in self.objective.terms), out
 
         gradient = jax.value_and_grad(loss, has_aux=True)
@@ -154,3 +164,23 @@ class Gradient:
         report = {name: metrics.mean(sums) for name, sums in out.report.items()}
         shown = {"loss_total": value, "grad_norm": grad_norm, "lr": self.schedule(state.step)}
         return new_state, report | shown | {"finite": finite}
+
+
+def fresh(model: Any, key: Array, batch: Batch) -> PyTree:
+    """Drawn parameters, whose boxes name their logical axes; of the batch only shapes and types are read."""
+    inputs = {
+        name: jnp.zeros((1, *batch[name].shape[1:]), batch[name].dtype) for name in model.inputs
+    }
+    return model.init(key, **inputs)["params"]
+
+
+def others(objective: Objective, frozen: PyTree) -> dict[str, PyTree]:
+    """The weights of the models that an objective reads besides the one that trains, by name.
+
+    Of one that is the run's own as it began, those that do not train stand in "base" alone.
+    """
+    own = getattr(objective, "own", ())
+    return {
+        name: partition.join(frozen[name], frozen.get("base", {})) if name in own else frozen[name]
+        for name in getattr(objective, "others", ())
+    }

@@ -1,0 +1,122 @@
+"""Models that an objective reads besides the one that trains: teachers, references, reward models. None of them learns.
+
+An objective names them in `others`, which are fields of its config that hold a path, and those whose path may be empty in
+`own`: the run's own model as it began. Modules are given to the objective by these names, weights come as `ctx.frozen[name]`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxlm import config as configs
+from jaxlm.core import partition
+from jaxlm.core.types import PyTree, Task
+from jaxlm.data import tokenizers
+from jaxlm.train import initial
+
+OWN_FIELDS = ("head", "num_labels", "pooler", "value_head")
+"""Of a folder in another layout, which does not say what its heads are for: as in the model that trains."""
+
+
+class Other(NamedTuple):
+    """A model that does not learn."""
+
+    name: str
+    path: str  # "": the run's own model as it began
+    model: Any
+    config: Any  # of the model
+    source: Any  # initial.Foreign or initial.Run; None: the run's own
+
+    def shapes(self, batch: dict[str, Any]) -> PyTree:
+        """Its parameters' shapes, in boxes that name their axes."""
+        inputs = {
+            name: jax.ShapeDtypeStruct((1, *batch[name].shape[1:]), batch[name].dtype)
+            for name in self.model.inputs
+        }
+        return jax.eval_shape(self.model.init, jax.random.key(0), **inputs)["params"]
+
+    def weights(self, abstract: PyTree) -> PyTree:
+        """Read from the source.
+
+        Raises:
+          ValueError: it lacks some.
+        """
+        found, matched = self.source.weights(self.config, abstract)
+        if matched.fresh:
+            raise ValueError(
+                f"objective.{self.name}={self.path} has no {', '.join(matched.fresh)}: it was not trained for this"
+            )
+        return partition.nest({path: found[path] for path in partition.flatten(abstract)})
+
+
+def open_all(cfg: ConfigDict, model: Any) -> list[Other]:
+    """What the objective of a config asks for.
+
+    Raises:
+      ValueError: a path that is empty or leads to no model.
+    """
+    kind = configs.implementation(cfg, "objective")
+    return [
+        _open(cfg, name, model, name in getattr(kind, "own", ()))
+        for name in getattr(kind, "others", ())
+    ]
+
+
+def _open(cfg: ConfigDict, name: str, model: Any, may_be_own: bool) -> Other:
+    path = cfg.objective[name]
+    if not path:
+        if may_be_own:
+            return Other(name, "", model, None, None)
+        raise ValueError(
+            f"objective.{name} names no model: give a run's folder, or a Hugging Face one"
+        )
+    try:
+        source = initial.open_source(path)
+    except ValueError as error:
+        raise ValueError(f"objective.{name}: {error}") from error
+    fields = dict(source.fields)
+    if isinstance(source, initial.Foreign):
+        fields |= {key: cfg.model[key] for key in OWN_FIELDS if key in cfg.model}
+    section = configs.section("model", source.kind, **fields)
+    section.dtype = cfg.model.dtype
+    whole = ConfigDict({"model": section})
+    config = configs.build(whole, "model")
+    return Other(name, path, configs.implementation(whole, "model")(config), config, source)
+
+
+def check_vocabularies(others: list[Other], task: Task) -> None:
+    """Ids mean the same to every model of a run.
+
+    Raises:
+      ValueError: another tokenizer; both are named.
+    """
+    ours = task.info.tokenizer
+    for other in others:
+        if other.source is None or ours is None:
+            continue
+        folder = other.source.tokenizer_folder()
+        theirs = None if folder is None else tokenizers.load(folder)
+        if theirs is None or theirs.digest != ours.digest:
+            said = "no tokenizer" if theirs is None else f"{theirs.name}, {theirs.vocab_size} ids"
+            raise ValueError(
+                f"objective.{other.name}={other.path} has another vocabulary ({said}) than this run's data "
+                f"({ours.name}, {ours.vocab_size} ids): their probabilities can't be compared"
+            )
+
+
+def modules(others: list[Other]) -> dict[str, Any]:
+    """Name -> module, as an objective is given them."""
+    return {other.name: other.model for other in others}
+
+
+def shapes(
+    others: list[Other], batch: dict[str, Any], trained: PyTree, tuning: Any
+) -> dict[str, PyTree]:
+    """What stands in `frozen` for each, as boxed shapes; of the run's own model, what would change."""
+    return {
+        other.name: tuning.first(trained) if other.source is None else other.shapes(batch)
+        for other in others
+    }
