@@ -102,7 +102,8 @@ def _config(kind: str, options: argparse.Namespace, rate: float, seed: int) -> A
     cfg = config.base()
     cfg.model = config.section(
         "model", "glm" if kind == "glm" else "gpt", num_layers=options.num_layers,
-        d_model=options.d_model, num_heads=options.d_model // HEAD_WIDTH, max_len=window, **SHAPE,
+        d_model=options.d_model, num_heads=options.d_model // HEAD_WIDTH,
+        max_len=max(window, options.source_len), **SHAPE,
     )  # fmt: skip
     data = dict(path=options.data, tokenizer=options.tokenizer, eval_examples=64)
     if kind == "glm":
