@@ -1,0 +1,142 @@
+"""Pairs and verdicts as rows: segments, what is compared, what is left out; texts with a chat template and without."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from jaxlm.data.tasks.preferences import PreferencesConfig, PreferencesTask
+from jaxlm.data.tasks.verdicts import VerdictsConfig, VerdictsTask
+
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content + eos_token }}{% endgeneration %}"
+    "{% else %}{{ m.content + '>' }}{% endif %}{% endfor %}"
+)
+EOS = 256
+PAIR = {"prompt": "ab", "chosen": " c", "rejected": " de"}
+
+
+def write(path, lines):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def make(tmp_path, lines, kind=PreferencesTask, **fields):
+    path = write(tmp_path / "lines.jsonl", lines)
+    fields = {"seq_len": 14, "val_fraction": 0.0, "tokenizer": "bytes"} | fields
+    return kind(kind.Config(path=path, **fields))
+
+
+def rows(task, split="train"):
+    return next(iter(task.eval(split, len(task.splits[split].rows))))
+
+
+def test_a_pair_by_hand(tmp_path):
+    """ab c<eos> and ab de<eos>, the last token read as well."""
+    row = {name: values[0].tolist() for name, values in rows(make(tmp_path, [PAIR])).items()}
+    assert row["tokens"] == [*b"ab c", EOS, *b"ab de", EOS, 0, 0, 0]
+    assert row["targets"] == [*b"b c", EOS, 0, *b"b de", EOS, 0, 0, 0, 0]
+    assert row["weights"] == [0, 1, 1, 1, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0]
+    assert row["segment_ids"] == [1] * 5 + [2] * 6 + [0] * 3
+    assert row["positions"] == [*range(5), *range(6), 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"prompt": "ab", "chosen": "c", "rejected": "de"},
+        {"prompt": ["ab"], "chosen": [{"role": "assistant", "content": "c"}], "rejected": "de"},
+    ],
+)
+def test_pairs_with_a_chat_template(tmp_path, line):
+    row = rows(make(tmp_path, [line], chat_template=TEMPLATE))
+    assert row["tokens"][0].tolist() == [*b"ab>c", EOS, *b"ab>de", EOS, 0, 0, 0]
+    assert row["weights"][0].tolist() == [0, 0, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0]
+
+
+def test_whole_conversations_without_a_prompt(tmp_path):
+    """Only the last answer is compared."""
+    line = {"chosen": ["a", "b", "c", "d"], "rejected": ["a", "b", "c", "e"]}
+    row = rows(make(tmp_path, [line], chat_template=TEMPLATE, prompt_column="", seq_len=16))
+    assert row["tokens"][0].tolist() == [*b"a>b", EOS, *b"c>d", EOS, *b"a>b", EOS, *b"c>e", EOS]
+    assert row["weights"][0].tolist() == [0, 0, 0, 0, 0, 1, 1, 0] * 2
+
+
+def test_what_is_left_out_is_counted(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    lines = [PAIR, PAIR | {"rejected": " d" * 9}, PAIR | {"rejected": " c"}]
+    assert len(make(tmp_path, lines).splits["train"].rows) == 1
+    assert (
+        "1 of 3 train lines have more than data.seq_len=14 tokens and are left out" in caplog.text
+    )
+    assert "1 of 2 train lines hold the same text twice and are left out" in caplog.text
+
+
+def test_what_is_shown(tmp_path):
+    task = make(tmp_path, [PAIR])
+    assert task.show(rows(task), 1).splitlines()[1:] == [
+        "  chosen 1: 3 of 5 tokens count", "    ab[[ c<eos>]]",
+        "  rejected 2: 4 of 6 tokens count", "    ab[[ de<eos>]]",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "line, fields, message",
+    [
+        ({"prompt": "a", "chosen": "b"}, {}, r"line 1 has no column 'rejected' \(it has prompt, chosen\); set data.rejected_column"),
+        (PAIR | {"prompt": ["ab"]}, {}, "line 1: messages need a chat template, and the tokenizer has none"),
+        (PAIR | {"chosen": ["a", "b", "c"]}, {"chat_template": TEMPLATE}, "line 1: a completion must be the assistant's answer"),
+        (PAIR, {"tokenizer": "gone"}, "data.tokenizer=gone is not known"),
+        (PAIR, {"seq_len": 0}, "data.seq_len=0"),
+    ],
+)  # fmt: skip
+def test_lines_that_are_no_pairs(tmp_path, line, fields, message):
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path, [line], **fields)
+
+
+def test_tab_separated_lines(tmp_path):
+    path = tmp_path / "pairs.tsv"
+    path.write_text("ab\t c\t de\n")
+    config = PreferencesConfig(path=str(path), tokenizer="bytes", val_fraction=0.0, seq_len=14)
+    row = next(iter(PreferencesTask(config).eval("train", 1)))
+    assert row["tokens"][0].tolist() == [*b"ab c", EOS, *b"ab de", EOS, 0, 0, 0]
+
+
+def test_verdicts_by_hand(tmp_path):
+    lines = [
+        {"prompt": "ab", "completion": " c", "label": True},
+        {"prompt": "ab", "completion": " de", "label": 0},
+        PAIR,
+    ]
+    task = make(tmp_path, lines, VerdictsTask, seq_len=6)
+    assert task.info.splits["train"].num_examples == 4
+    found = [task.train(0)[n] for n in range(4)]
+    good = [row for row in found if row["desirable"]]
+    bad = [row for row in found if not row["desirable"]]
+    for row in good:
+        assert row["tokens"].tolist() == [*b"ab c", EOS, 0]
+        assert row["weights"].tolist() == [0, 1, 1, 1, 0, 0] and row["segment_ids"].tolist() == [
+            1
+        ] * 5 + [0]
+    for row in bad:
+        assert row["tokens"].tolist() == [*b"ab de", EOS] and row["segment_ids"].tolist() == [1] * 6
+    assert len(good) == len(bad) == 2
+    shown = rows(task)
+    assert shown["segment_ids"].tolist() == [
+        [1] * 5 + [0] * 7, [2] * 6 + [0] * 6, [1] * 5 + [2] * 6 + [0],
+    ]  # fmt: skip
+    batch = {name: np.asarray(values)[None] for name, values in bad[0].items()}
+    assert "  bad: 4 of 6 tokens count" in task.show(batch, 1)
+
+
+def test_verdicts_that_are_none(tmp_path):
+    with pytest.raises(
+        ValueError, match="column 'label' is 'maybe': expected true or false, 1 or 0"
+    ):
+        make(tmp_path, [{"prompt": "a", "completion": "b", "label": "maybe"}], VerdictsTask)
+    path = tmp_path / "verdicts.csv"
+    path.write_text("prompt,completion,label\nab, c,True\n")
+    config = VerdictsConfig(path=str(path), tokenizer="bytes", val_fraction=0.0, seq_len=6)
+    assert VerdictsTask(config).train(0)[0]["desirable"] == 1
