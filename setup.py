@@ -15,6 +15,12 @@ EVAL = [
     "scikit-learn>=1.7",
     "seqeval>=1.2.2",
 ]
+RETRIEVAL = [
+    "bm25s>=0.3",
+    "faiss-cpu>=1.12",
+    "jieba>=0.42",
+    "snowballstemmer>=3.0",
+]
 
 
 def version():
@@ -62,10 +68,12 @@ setup(
         "hf": ["datasets", "gguf>=0.19", "safetensors>=0.7"],
         "eval": EVAL,
         "constrain": CONSTRAIN,
+        "retrieval": RETRIEVAL,
         "serve": [],  # the server is planned; the extra is there so that its name stays
         "test": [
             *CONSTRAIN,
             *EVAL,
+            *RETRIEVAL,
             "gguf>=0.19",
             "pytest>=9",
             "pytest-cov>=7",
@@ -74,7 +82,7 @@ setup(
             "safetensors>=0.7",
             "setuptools>=77",
         ],
-        "parity": ["accelerate>=1.12", "torch>=2.10", "transformers>=5"],
+        "parity": ["accelerate>=1.12", "peft>=0.19", "torch>=2.10", "transformers>=5", "trl>=1.0"],
         "docs": ["ipykernel", "nbclient"],
     },
     classifiers=[

@@ -11,7 +11,7 @@ translated by beam search with the running average of the weights: `bleu` in sum
 
 Your own pairs, a line each, source TAB target: --config.data.path=FILE.tsv. The tokenizer is trained on their training part;
 into Chinese BLEU counts characters (tok:zh in its signature). From TensorFlow Datasets:
---config.data.path=tfds:wmt16_translate/de-en --config.data.source_field=en --config.data.target_field=de.
+--config.data.path=tfds:wmt16_translate/de-en --config.data.source_column=en --config.data.target_column=de.
 
 :tiny, 500 steps, 158 CPU seconds in all: 1.686 ± 0.033 bits a byte of 200 held-out targets (an add-one bigram:
 2.404 on all 1,119, tools/bigram_baseline.py), BLEU 5.0 ± 0.6. Measured: docs/benchmarks.md.

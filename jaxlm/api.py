@@ -6,9 +6,9 @@ import datetime
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,16 +19,26 @@ from ml_collections import ConfigDict
 from jaxlm import config as configs
 from jaxlm import interop
 from jaxlm.core.types import PyTree
-from jaxlm.data import images
+from jaxlm.data import cache, images
 from jaxlm.decode.timing import measured
 from jaxlm.eval import results, suites
-from jaxlm.interop import chat, huggingface, mapping, sentence
+from jaxlm.interop import huggingface, mapping, sentence
 from jaxlm.language_model import LanguageModel
-from jaxlm.train import assembly, initial, loop, runtime, weights
+from jaxlm.train import assembly, initial, loop, origin, prediction, runtime, weights
 from jaxlm.train import workdir as folders
 from jaxlm.train.checkpoint import Checkpointer
 
-__all__ = ["LanguageModel", "evaluate", "load", "measured", "read_images", "run"]
+__all__ = [
+    "Encoder",
+    "LanguageModel",
+    "encoder",
+    "evaluate",
+    "load",
+    "measured",
+    "predict",
+    "read_images",
+    "run",
+]
 
 IMPORTED = "imported"
 """A run's folder of this name holds what `jaxlm.convert import` remembers of its source."""
@@ -56,7 +66,7 @@ def load(path: Any, *, best: bool = False) -> LanguageModel:
     if interop.is_foreign(path):
         if best:
             raise ValueError(f"best=True: {path} is no run of ours and has one set of weights")
-        return load_foreign(initial.Foreign(str(path)))[0]
+        return load_foreign(origin.Foreign(str(path)))[0]
     workdir = folders.existing(path)
     cfg = configs.read(workdir / folders.CONFIG)
     tokenizer = folders.load_tokenizer(workdir)
@@ -79,8 +89,27 @@ def load(path: Any, *, best: bool = False) -> LanguageModel:
         sentence=sentence.read(imported),
         labels=folders.read_labels(workdir),
         end_ids=huggingface.end_ids(imported),
-        chat_template=chat.read(imported),
     )
+
+
+class Encoder(NamedTuple):
+    """A sentence encoder as an index of passages takes it (jaxlm.retrieval)."""
+
+    path: str
+    digest: str  # of weights, tokenizer and pooling
+    embed: Callable[[Sequence[str]], np.ndarray]
+
+
+def encoder(path: Any, *, best: bool = False) -> Encoder:
+    """`load`, for its `embed`.
+
+    Raises:
+      ValueError: as `load`, or no sentence encoder.
+    """
+    lm = load(path, best=best)
+    lm.embed("")  # what is none says so now
+    parts = [results.weights_digest(lm.params), lm.tokenizer.digest, lm.sentence]
+    return Encoder(_whole_path(path), cache.digest(parts), lm.embed)
 
 
 def read_images(path: Any, lm: LanguageModel) -> np.ndarray:
@@ -95,10 +124,31 @@ def read_images(path: Any, lm: LanguageModel) -> np.ndarray:
       ValueError: images of another size than the run's, or a run without any; file and line are named.
     """
     data = lm.config.data
-    if "image_field" not in data:
+    if "image_column" not in data:
         raise ValueError(f'{path}: the model was trained on no images (data.kind="{data.kind}")')
     form = images.Form(data.image_size, data.num_channels, data.pixel_max)
-    return images.read(str(path), form, data.image_field)
+    return images.read(str(path), form, data.image_column)
+
+
+def predict(
+    path: Any, lines: str | Iterable[str | Mapping[str, Any]], *, best: bool = False
+) -> list[dict[str, Any]]:
+    """What a fine-tuned run answers for lines: labels, tags, choices, spans, scores.
+
+    Args:
+      path: a run of ours.
+      lines: a file (*.csv, *.jsonl, *.json, *.tsv) or another data.path; or rows by column, as those that it was trained on, or texts.
+        What is to be predicted may be missing in them; where it is there, a line also has `reference` and `score`.
+      best: the best checkpoint instead of the newest.
+
+    Returns:
+      {"id", "input", "prediction", ...} of every line, in order.
+
+    Raises:
+      ValueError: no run that answers lines, or lines that it can't read.
+    """
+    lm = load(path, best=best)
+    return prediction.predict(lm, lines, str(folders.existing(path) / folders.TOKENIZER))
 
 
 def evaluate(
@@ -144,14 +194,17 @@ def name_of(path: Any) -> str:
     return Path(os.path.abspath(path)).name
 
 
+def _whole_path(path: Any) -> str:
+    return str(path) if "://" in str(path) else os.path.abspath(path)
+
+
 def _described(lm: LanguageModel, path: Any, best: bool) -> dict[str, Any]:
     """What a result says of its model."""
-    where = str(path) if "://" in str(path) else os.path.abspath(path)
     averaged = not lm.template and "ema_decay" in lm.config.step and lm.config.step.ema_decay
     tokenizer = lm.tokenizer
     return {
         "name": name_of(path),
-        "path": where,
+        "path": _whole_path(path),
         "best": best,
         "kind": lm.config.model.kind,
         "step": lm.step,
@@ -163,7 +216,7 @@ def _described(lm: LanguageModel, path: Any, best: bool) -> dict[str, Any]:
     }
 
 
-def load_foreign(source: initial.Foreign) -> tuple[LanguageModel, mapping.Matched]:
+def load_foreign(source: origin.Foreign) -> tuple[LanguageModel, mapping.Matched]:
     """A model in another layout, with fresh heads where it has none, and what was found in it.
 
     Raises:
@@ -192,12 +245,11 @@ def load_foreign(source: initial.Foreign) -> tuple[LanguageModel, mapping.Matche
         sentence=sentence.read(source.source.path),
         labels=huggingface.labels(source.source.hf, getattr(config, "num_labels", 0)),
         end_ids=huggingface.end_ids(source.source.path, source.source.hf),
-        chat_template=chat.of_source(source.source),
     )
     return lm, matched
 
 
-def foreign_config(source: initial.Foreign) -> ConfigDict:
+def foreign_config(source: origin.Foreign) -> ConfigDict:
     """A config whose model is the source's."""
     cfg = configs.base()
     cfg.init_from = source.path

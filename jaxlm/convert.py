@@ -1,7 +1,9 @@
 """Take a model over from another layout, or give one away in it.
 
 python -m jaxlm.convert import DIR_OR_GGUF RUN      a run's folder, for load, generate and --config.init_from
-python -m jaxlm.convert export RUN DIR              config.json, model.safetensors, tokenizer.json
+python -m jaxlm.convert export RUN DIR              config.json, model.safetensors, tokenizer.json; adapters merged
+python -m jaxlm.convert export RUN DIR --adapter    a LoRA run's adapter as peft keeps it
+python -m jaxlm.convert import ADAPTER RUN          a run of a peft folder, and of the model under it: --init_from=MODEL
 """
 
 from __future__ import annotations
@@ -25,14 +27,92 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--best", action="store_true", help="export the best checkpoint instead of the newest"
     )
+    parser.add_argument(
+        "--adapter",
+        action="store_true",
+        help="export what a LoRA run has trained, without its model",
+    )
+    parser.add_argument(
+        "--init_from",
+        default="",
+        help="import an adapter: its model, where the adapter names none that is here",
+    )
     options = parser.parse_args(argv)
+    target = Path(options.target)
     if options.direction == "export":
-        return cli.guarded(
-            lambda: export_model(options.source, Path(options.target), best=options.best)
+        if options.init_from:
+            parser.error("--init_from is for import")
+        write = export_adapter if options.adapter else export_model
+        return cli.guarded(lambda: write(options.source, target, best=options.best))
+    if options.best or options.adapter:
+        parser.error("--best and --adapter are for export")
+    return cli.guarded(lambda: import_any(options.source, target, options.init_from))
+
+
+def import_any(path: str, target: Path, base: str = "") -> None:
+    """Import a model, or an adapter with the model under it.
+
+    Raises:
+      ValueError: as `import_model` and `import_adapter`.
+    """
+    from jaxlm.interop import peft
+
+    if peft.is_folder(Path(path)):
+        import_adapter(path, target, base)
+    elif base:
+        raise ValueError(f"--init_from is for an adapter, and {path} has no {peft.CONFIG}")
+    else:
+        import_model(path, target)
+
+
+def import_adapter(path: str, target: Path, base: str = "") -> None:
+    """Make a LoRA run's folder of a peft folder; its model stays where it is.
+
+    Raises:
+      ValueError: no such model, an adapter that we can't represent or of another model, or the target is in use.
+    """
+    from jaxlm import api
+    from jaxlm.interop import huggingface, peft
+    from jaxlm.train import adapters, initial, origin
+    from jaxlm.train import workdir as folders
+    from jaxlm.train.checkpoint import Checkpointer
+
+    _check_new(target)
+    adapter = peft.open_folder(Path(path))
+    base = base or adapter.base
+    if not base or not Path(base).exists():
+        raise ValueError(
+            f"{path} is an adapter of {base or 'an unnamed model'}, which is not here: name it with --init_from"
         )
-    if options.best:
-        parser.error("--best is for export")
-    return cli.guarded(lambda: import_model(options.source, Path(options.target)))
+    source = origin.open_source(base)
+    cfg = adapters.configure(api.foreign_config(source), adapter)
+    trained, digest = adapters.fill(cfg, adapter)
+    with _made_whole(target) as folder:
+        workdir = folders.open_workdir(folder)
+        tokenizer = initial.load_tokenizer(source, cfg.model.vocab_size)
+        folders.claim(workdir, cfg, tokenizer)
+        if isinstance(source, origin.Foreign):
+            huggingface.keep_beside(source.source, Path(workdir) / api.IMPORTED)
+        checkpoints = Checkpointer(workdir / folders.CHECKPOINTS)
+        try:
+            checkpoints.save({"params": trained}, {"base": digest}, 0, blocking=True)
+        finally:
+            checkpoints.close()
+    print(f"{path} -> {target}: an adapter of {base}, rank {cfg.tuning.rank}")
+
+
+def export_adapter(path: str, target: Path, best: bool = False) -> None:
+    """Write what a LoRA run has trained as a folder that peft reads.
+
+    Raises:
+      ValueError: no such run, no LoRA, a model that no family can represent, or the target is in use.
+    """
+    from jaxlm.train import adapters
+
+    _check_new(target)
+    with _made_whole(target) as folder:
+        modules = adapters.export(path, folder, best=best)
+    print(f"{path} -> {target}: an adapter for {', '.join(modules)}")
 
 
 def import_model(path: str, target: Path) -> None:
@@ -43,13 +123,13 @@ def import_model(path: str, target: Path) -> None:
     """
     from jaxlm import api  # after the arguments: their mistakes show at once
     from jaxlm.interop import huggingface
-    from jaxlm.train import initial
+    from jaxlm.train import origin
     from jaxlm.train import workdir as folders
     from jaxlm.train.checkpoint import Checkpointer
 
     _check_new(target)
-    source = initial.open_source(path)
-    if isinstance(source, initial.Run):
+    source = origin.open_source(path)
+    if isinstance(source, origin.Run):
         raise ValueError(f"{path} is a run already: export is the other direction")
     lm, matched = api.load_foreign(source)
     with _made_whole(target) as folder:
@@ -74,7 +154,8 @@ def export_model(path: str, target: Path, best: bool = False) -> None:
     """
     from jaxlm import api
     from jaxlm import config as configs
-    from jaxlm.interop import chat, huggingface
+    from jaxlm.data import chat_templates
+    from jaxlm.interop import huggingface
 
     _check_new(target)
     if api.interop.is_foreign(path):
@@ -93,7 +174,7 @@ def export_model(path: str, target: Path, best: bool = False) -> None:
             files = huggingface.save_folder(folder, family, hf, config, lm.params)
             files += _save_tokenizer(lm, Path(path), folder)
             if lm.chat_template is not None:
-                chat.save(lm.chat_template, folder)
+                chat_templates.save(lm.chat_template, folder)
         said = hf["model_type"]
     print(f"{path} -> {target}: {said}, {_num_params(lm):,} parameters in {', '.join(files)}")
 
@@ -131,7 +212,7 @@ def _special_ids(lm: Any) -> dict[str, Any]:
     eos = None if lm.tokenizer is None else lm.tokenizer.eos_id
     if eos is None:
         return {}
-    ends = sorted({eos, *lm.end_ids})
+    ends = list(lm.ends)
     return {"eos_token_id": eos if len(ends) == 1 else ends} | (
         {"bos_token_id": eos} if lm.config.model.kind == "gpt" else {}
     )

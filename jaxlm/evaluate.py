@@ -64,7 +64,7 @@ def _parser() -> cli.Parser:
         "--suite",
         metavar="NAME[,NAME]",
         help="run (default with --workdir), language_modelling, choice, classification, qa, summaries, "
-        "translation, diversity, or your_module:YourSuite",
+        "translation, retrieval, diversity, or your_module:YourSuite",
     )
     parser.add_argument(
         "--best", action="store_true", help="the best checkpoint instead of the newest"

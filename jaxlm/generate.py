@@ -5,6 +5,10 @@ python -m jaxlm.generate --workdir DIR --prompts_file prompts.txt --method beam 
 echo "Once upon a time" | python -m jaxlm.generate --workdir DIR --top_p 0.9
 python -m jaxlm.generate --workdir DIR --infill --prompt "The [MASK] sat on the mat."
 python -m jaxlm.generate --workdir DIR --image digits.jsonl
+python -m jaxlm.generate --workdir TEACHER --prompts_file train.tsv --method beam --num_beams 4 --output taught.jsonl --resume
+
+The last writes a teacher's texts for the sources of its students' pairs: sequence-level distillation (Kim and Rush 2016,
+arXiv:1606.07947), trained on by data.path=taught.jsonl data.source_column=prompt data.target_column=text.
 
 A single prompt in a terminal: its text, as it comes. Else one JSON object a line for each continuation; with --infill for
 each prompt, with the filled text and what was filled in.
@@ -63,7 +67,14 @@ def _parser() -> cli.Parser:
         "--prompt", action="append", default=[], metavar="TEXT", help='again and again; "-": stdin'
     )
     prompts.add_argument(
-        "--prompts_file", metavar="FILE", help='one a line, or .jsonl with "prompt" in each'
+        "--prompts_file",
+        metavar="FILE",
+        help="one a line, or those of a .jsonl or .tsv file's column",
+    )
+    prompts.add_argument(
+        "--column",
+        metavar="NAME",
+        help='of a .jsonl file, default "prompt"; of a .tsv file with a header, else its first one',
     )
     prompts.add_argument(
         "--image",
@@ -72,6 +83,9 @@ def _parser() -> cli.Parser:
     )
     output = parser.add_argument_group("output")
     output.add_argument("--output", metavar="FILE", help="JSON Lines")
+    output.add_argument(
+        "--resume", action="store_true", help="go on behind the prompts that --output has"
+    )
     how = parser.add_argument_group("how", argument_default=argparse.SUPPRESS)
     how.add_argument("--method", help="sample, beam or contrastive; default sample")
     how.add_argument(
@@ -106,6 +120,14 @@ def _generate(options: argparse.Namespace) -> None:
     asked["constraint"] = _constraint(given)
     if "blank" in asked and not options.infill:
         raise ValueError("--blank goes with --infill")
+    if options.resume and not options.output:
+        raise ValueError("--resume goes with --output")
+    if options.column and not (options.prompts_file or "").endswith((".jsonl", ".tsv")):
+        raise ValueError("--column goes with a --prompts_file that is .jsonl or .tsv")
+    done = _written(options.output, prompts, asked.get("num_return", 1)) if options.resume else 0
+    if done == len(prompts):
+        print(f"{options.output} has a text for every prompt", file=sys.stderr)
+        return
     from jaxlm import api  # after the arguments: their mistakes show at once
 
     lm = api.load(options.workdir, best=options.best)
@@ -118,8 +140,8 @@ def _generate(options: argparse.Namespace) -> None:
     rows = _filled_rows if options.infill else _written_rows
     with api.measured() as timing:
         if options.output:
-            with open(options.output, "w", encoding="utf-8") as file:
-                _write_lines(lm, prompts, asked, rows, file)
+            with open(options.output, "a" if done else "w", encoding="utf-8") as file:
+                _write_lines(lm, prompts, asked, rows, file, done)
         elif several or not sys.stdout.isatty():
             _write_lines(lm, prompts, asked, rows, sys.stdout)
         else:
@@ -134,11 +156,13 @@ def _prompts(options: argparse.Namespace) -> Iterator[str]:
     if options.prompts_file is not None:
         path = Path(options.prompts_file)
         with open(path, encoding="utf-8") as file:
-            if path.suffix != ".jsonl":
+            if path.suffix == ".tsv":
+                yield from _column_of(file, options.column, path)
+            elif path.suffix != ".jsonl":
                 yield from _lines(file)
-                return
-            for number, line in enumerate(_lines(file), 1):
-                yield _prompt_of(line, f"{path}:{number}")
+            else:
+                for number, line in enumerate(_lines(file), 1):
+                    yield _prompt_of(line, f"{path}:{number}", options.column or "prompt")
     elif options.image is not None and not options.prompt:
         yield ""
     elif not options.prompt:
@@ -154,14 +178,51 @@ def _lines(file: TextIO) -> Iterator[str]:
         raise ValueError(f"{getattr(file, 'name', 'prompts')} is not UTF-8: {error}") from error
 
 
-def _prompt_of(line: str, where: str) -> str:
+def _column_of(file: TextIO, column: str | None, path: Path) -> Iterator[str]:
+    """One column of the lines that aren't blank: the first, or the one that a header calls so."""
+    rows = (line.split("\t") for line in _lines(file) if line.strip())
+    if column is None:
+        yield from (row[0] for row in rows)
+        return
+    header = next(rows, [])
+    if column not in header:
+        raise ValueError(f"{path}:1 names no column {column!r}: {', '.join(header)}")
+    place = header.index(column)
+    for number, row in enumerate(rows, 2):
+        if place >= len(row):
+            raise ValueError(f"{path}:{number} has {len(row)} columns, and no {column!r}")
+        yield row[place]
+
+
+def _written(output: str, prompts: list[str], each: int) -> int:
+    """How many prompts a file has all texts of, `each` of them; what it has of a further one is taken out of it.
+
+    Raises:
+      ValueError: texts of other prompts.
+    """
+    path = Path(output)
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()  # cut short
+    done = len(lines) // each
+    found = [json.loads(line)["prompt"] for line in lines[: done * each : each]]
+    if found != prompts[:done]:
+        raise ValueError(
+            f"--resume: {output} has texts of other prompts than these, or another number of each"
+        )
+    if lines:
+        path.write_bytes(b"".join(lines[: done * each]))
+    return done
+
+
+def _prompt_of(line: str, where: str, column: str) -> str:
     try:
         row = json.loads(line)
     except ValueError as error:
         raise ValueError(f"{where} is no JSON: {error}") from error
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-        raise ValueError(f'{where} has no text under "prompt"')
-    return row["prompt"]
+    if not isinstance(row, dict) or not isinstance(row.get(column), str):
+        raise ValueError(f'{where} has no text under "{column}"')
+    return row[column]
 
 
 def _constraint(given: dict[str, Any]) -> dict[str, Any] | None:
@@ -184,11 +245,16 @@ def _stream(lm: Any, prompt: str, asked: dict[str, Any], infill: bool) -> None:
 
 
 def _write_lines(
-    lm: Any, prompts: list[str], asked: dict[str, Any], rows: Callable[..., Any], file: TextIO
+    lm: Any,
+    prompts: list[str],
+    asked: dict[str, Any],
+    rows: Callable[..., Any],
+    file: TextIO,
+    done: int = 0,
 ) -> None:
     """A group of batches after the other, so that what is done is kept."""
     group, seed = GROUP * asked.get("batch_size", 8), asked.get("seed", 0)
-    for start in range(0, len(prompts), max(1, group)):
+    for start in range(done, len(prompts), max(1, group)):
         part, now = prompts[start : start + group], {"seed": seed + start}
         if "images" in asked:
             now["images"] = asked["images"][start : start + group]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxlm import decode
 from jaxlm.core.types import Array, PyTree, Tokenizer
+from jaxlm.data import chat_templates, conversations
 from jaxlm.data import images as images_of
 from jaxlm.data import prompts as prompts_of
 from jaxlm.data.infilling import gaps_of
@@ -20,7 +22,7 @@ from jaxlm.decode.infilling import Filled
 from jaxlm.decode.texts import Text, Writer, num_tokens
 from jaxlm.eval import likelihood
 from jaxlm.eval.likelihood import Likelihood
-from jaxlm.interop import chat, sentence
+from jaxlm.interop import sentence
 from jaxlm.interop.sentence import Sentence
 from jaxlm.train import samples
 
@@ -37,8 +39,7 @@ class LanguageModel:
     template: bool = False  # trained elsewhere: prompts get its tokenizer file's special tokens
     sentence: Sentence = Sentence()
     labels: tuple[str, ...] = ()  # of a classifier, in id order
-    end_ids: tuple[int, ...] = ()  # tokens that end a text, besides the tokenizer's eos_id
-    chat_template: chat.ChatTemplate | None = None
+    end_ids: tuple[int, ...] = ()  # tokens that end a text as its config says, see `ends`
 
     def logits(self, tokens_BT: Any, source: Any = None) -> Array:
         """Logits after every position, float32 [B, T, V], of token ids int [B, T].
@@ -131,9 +132,8 @@ class LanguageModel:
                 max_len = min(max_len, limit + 1)
         elif draft is not None:
             max_len = min(max_len, draft.max_len)
-        ends = {*self.end_ids, *([] if tokenizer.eos_id is None else [tokenizer.eos_id])}
         prefix = self.config.objective.kind == samples.PREFIX_LM
-        writer = Writer(self.model, self.params, tokenizer, max_len, tuple(sorted(ends)), prefix)
+        writer = Writer(self.model, self.params, tokenizer, max_len, self.ends, prefix)
         return writer.write(
             made,
             starts,
@@ -162,7 +162,7 @@ class LanguageModel:
         gaps = gaps_of(self.model, self._needed_tokenizer(), limit)
         return infilling.fill(texts, gaps, self.write, **options)
 
-    def chat(self, messages: chat.Messages, **options: Any) -> str:
+    def chat(self, messages: chat_templates.Messages, **options: Any) -> str:
         """The answer to a conversation, as the model's chat template puts it; options are those of `write`.
 
         Args:
@@ -173,15 +173,28 @@ class LanguageModel:
         """
         return self.generate([self.chat_ids(messages)], **options)[0]
 
-    def chat_ids(self, messages: chat.Messages, **how: bool) -> list[int]:
+    def chat_ids(self, messages: chat_templates.Messages, **how: bool) -> list[int]:
         """What the model reads of a conversation: `ChatTemplate.encode`."""
-        template = chat.needed(self.chat_template)
+        template = chat_templates.needed(self.chat_template)
         return template.encode(self._needed_tokenizer(), messages, **how)
 
     def with_template(self, path: str) -> LanguageModel:
         """The same model with the chat template of a file."""
-        template = chat.from_file(path, self.chat_template, self._needed_tokenizer())
-        return dataclasses.replace(self, chat_template=template)
+        tokenizer = self._needed_tokenizer()
+        template = chat_templates.given(path, "template", tokenizer)
+        return dataclasses.replace(self, tokenizer=chat_templates.attached(tokenizer, template))
+
+    @property
+    def chat_template(self) -> chat_templates.ChatTemplate | None:
+        """The tokenizer's; None without one."""
+        return chat_templates.of(self.tokenizer)
+
+    @functools.cached_property
+    def ends(self) -> tuple[int, ...]:
+        """All tokens that end a text: the tokenizer's, those of the config it came with, and what ends an answer in a chat."""
+        tokenizer = self._needed_tokenizer()
+        found = {*self.end_ids, tokenizer.eos_id, conversations.end_of_answer(tokenizer)}
+        return tuple(sorted(found - {None}))
 
     def loglikelihoods(
         self,
@@ -258,7 +271,7 @@ class LanguageModel:
         if getattr(self.model, "direction", "") != "bidirectional":
             raise ValueError(f"{type(self.model).__name__} is no sentence encoder")
         limit = min(self.sentence.max_len or self.max_len, self.max_len)
-        rows = self.reader.encode(texts, limit=limit, whole=True)
+        rows = self.reader.sentences(texts, limit)
         return sentence.embed(bare(self.model), self.params, self.sentence, rows, limit)
 
     @property
@@ -288,7 +301,7 @@ def bare(model: Any) -> Any:
     """The model without a head, where its config has one to leave out."""
     if not hasattr(model.config, "pooler"):
         return model
-    return type(model)(dataclasses.replace(model.config, head="none", pooler=False))
+    return model.clone(config=dataclasses.replace(model.config, head="none", pooler=False))
 
 
 def _output(model: Any, params: PyTree, inputs: Mapping[str, Array]) -> Any:

@@ -31,7 +31,7 @@ def run(
     tokenizer: str,
     out: str,
     num_processes: int = 1,
-    text_field: str = "text",
+    text_column: str = "text",
     shard_mb: float = 32,
 ) -> dict[str, Any]:
     """Make a token set, or what is missing of it.
@@ -41,7 +41,7 @@ def run(
       tokenizer: as `data.tokenizer`.
       out: the folder to make.
       num_processes: how many tokenise at once; the result doesn't depend on it.
-      text_field: which entry of a record is the text.
+      text_column: which entry of a record is the text.
       shard_mb: megabytes of text to a shard.
 
     Returns:
@@ -56,10 +56,10 @@ def run(
         )
     started = time.perf_counter()
     files = [file for path in paths for file in sources.find_files(path, "--path")]
-    source = sources.open_files(" ".join(paths), files, text_field)
+    source = sources.open_files(" ".join(paths), files, text_column)
     texts = (text for text, _ in source.pieces())
     made_with = special_tokens.base(tokenizers.build(tokenizer, texts))
-    plan = prepared.make_plan(source, text_field, made_with, max(1, int(shard_mb * 1e6)))
+    plan = prepared.make_plan(source, text_column, made_with, max(1, int(shard_mb * 1e6)))
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     with cache.lock(folder / "lock"):
@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokenizer", required=True, help="as data.tokenizer")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the token set")
     parser.add_argument("--num_processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--text_field", default="text", help="entry of a record that is the text")
+    parser.add_argument("--text_column", default="text", help="entry of a record that is the text")
     parser.add_argument("--shard_mb", type=float, default=32, help="megabytes of text to a shard")
     options = vars(parser.parse_args(argv))
 

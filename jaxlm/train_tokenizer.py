@@ -23,7 +23,7 @@ def train(
     vocab_size: int,
     out: str,
     min_frequency: int = 2,
-    text_field: str = "text",
+    text_column: str = "text",
 ) -> dict[str, Any]:
     """Train on files and write a tokenizer.json; the same files give the same tokenizer.
 
@@ -33,7 +33,7 @@ def train(
         fewer.
       out: the file to write.
       min_frequency: a pair seen less often is not merged.
-      text_field: which entry of a record is the text.
+      text_column: which entry of a record is the text.
 
     Returns:
       The summary: path, entries, and bytes a token on the training text.
@@ -48,7 +48,7 @@ def train(
     if not out.endswith(".json"):
         raise ValueError(f"--out={out} must end in .json, by which data.tokenizer knows it")
     opened = [
-        sources.open_source(part.path, text_field)
+        sources.open_source(part.path, text_column)
         for path in inputs
         for part in sources.parse(path)
     ]
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--vocab_size", type=int, required=True)
     parser.add_argument("--out", required=True, help="the tokenizer.json to write")
     parser.add_argument("--min_frequency", type=int, default=2)
-    parser.add_argument("--text_field", default="text", help="entry of a record that is the text")
+    parser.add_argument("--text_column", default="text", help="entry of a record that is the text")
     options = vars(parser.parse_args(argv))
     return cli.guarded(lambda: print(json.dumps(train(**options))))
 

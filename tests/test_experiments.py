@@ -19,6 +19,7 @@ import jaxlm
 from jaxlm import config as configs
 from jaxlm import registry
 from jaxlm.data import records, sources
+from jaxlm.data.tasks import MADE_FOR
 
 REPO = Path(__file__).resolve().parent.parent
 EXPERIMENTS = sorted((REPO / "experiments").glob("*.py"))
@@ -36,11 +37,18 @@ TINY = {
     },
     "data": {
         "seq_len": 16, "source_len": 16, "target_len": 10, "val_fraction": 0.1, "eval_examples": 2,
-        "min_count": 1,
+        "min_count": 1, "stride": 0,
     },
 }  # fmt: skip
+ANSWERED = ("tagged", "multi_labelled", "scored", "choices", "spans")
 FILE_OF = {"labelled": "labelled", "pairs": "pairs", "packed_pairs": "pairs", "captions": "images"}
+FILE_OF |= dict.fromkeys(ANSWERED, "answered") | {"text_pairs": "texts"}
+COMPARED = ("preferences", "verdicts")
+FILE_OF |= dict.fromkeys(("chat", *COMPARED), "talks")
 """Kind of data -> the file that it is shrunken to; others are made of text."""
+BUILT = ("preferences/train.jsonl",)
+"""Paths of what a tool makes, which the experiment names."""
+TURNS = "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
 
 
 def variants(path: Path) -> list[str]:
@@ -56,19 +64,57 @@ def spec_id(spec: str) -> str:
     return configs.experiment_name(spec)
 
 
+def parts(data) -> list:
+    """A data section; of a mixture those of its tasks."""
+    return list(data.tasks.values()) if data.kind == "mixture" else [data]
+
+
 def shrink(cfg, files: dict[str, Path]):
     """The same experiment on a short file, in numbers that two CPU cores run in seconds."""
     for name, values in TINY.items():
-        node = cfg[name] if name else cfg
-        for key, value in values.items():
-            if key in node:
-                node[key] = value
+        for node in [cfg[name] if name else cfg, *(parts(cfg.data) if name == "data" else ())]:
+            for key, value in values.items():
+                if key in node and not (key == "seq_len" and node is not cfg.data):
+                    node[key] = value
     if "num_future" in cfg.model and cfg.model.num_future > 1:
         cfg.model.num_layers = cfg.model.num_future = 2
     if cfg.data.tokenizer.startswith("bpe:"):
         cfg.data.tokenizer = "bpe:300"
-    cfg.data.path = str(files[FILE_OF.get(cfg.data.kind, "text")])
+    for part in parts(cfg.data):
+        if not part.path.startswith("arithmetic:"):
+            part.path = str(files[FILE_OF.get(part.kind, "text")])
+    if cfg.data.kind == "mixture":  # one with files of its own for validation
+        for part in parts(cfg.data):
+            part.val_path = part.test_path = ""
+    if cfg.data.tokenizer == "init_from":
+        cfg.data.tokenizer, cfg.init_layers = "bytes", ()
+    if getattr(configs.implementation(cfg, "objective"), "coupled", False):
+        cfg.micro_batch_size = 0
+    if "chat_template" in cfg.data:
+        cfg.data.chat_template, cfg.data.val_path = TURNS, ""
     return cfg
+
+
+def taught(cfg, folder: Path):
+    """The experiment with a teacher of its model's shape."""
+    own = cfg.copy_and_resolve_references()
+    with own.unlocked():
+        own.objective = configs.section("objective", MADE_FOR[cfg.data.kind][0])
+        own.step = configs.section("step", "gradient")
+    jaxlm.run(own, folder)
+    cfg.objective.teacher = str(folder)
+    return cfg
+
+
+def answered(n: int) -> dict:
+    """A line with whatever the tasks of ANSWERED ask for."""
+    return {
+        "text": f"{n} is it", "sentence1": f"{n}", "sentence2": f"{n % 7}", "label": n % 5, "score": n % 5,
+        "labels": [name for name, by in (("even", 2), ("three", 3)) if n % by == 0],
+        "tokens": [f"{n}", "is", "now", f"{n * n}"], "tags": ["B-PER" if n % 2 else "O", "O", "O", "O"],
+        "question": f"is {n} even, or {n * n}?", "choices": ["yes", "no"], "answer": n % 2,
+        "context": f"it is {n} today", "answers": [f"{n}"] if n % 3 else [], "starts": [6] if n % 3 else [],
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -81,6 +127,24 @@ def files(tmp_path) -> dict[str, Path]:
         "pairs.tsv": [f"{n} is {n}\t{n} ist {n}" for n in range(200)],
         "images.jsonl": [
             json.dumps({"pixels": [n % 17] * 64, "caption": f"grey {n % 17}"}) for n in range(200)
+        ],
+        "answered.jsonl": [json.dumps(answered(n)) for n in range(200)],
+        "talks.jsonl": [
+            json.dumps(
+                {
+                    "turns": [f"{n}?", f"{n}!"],
+                    "prompt": f"{n}?",
+                    "chosen": f"{n}!",
+                    "rejected": "no",
+                }
+            )
+            for n in range(200)
+        ],
+        "texts.jsonl": [
+            json.dumps(
+                {"question": f"is {n}?", "answer": f"{n}", "synopsis": f"{n}", "description": line}
+            )
+            for n, line in enumerate(lines)
         ],
     }
     for name, content in forms.items():
@@ -109,21 +173,36 @@ def test_loads_builds_and_finds_its_data(spec):
         configs.build(cfg, name)
         if name in ("model", "objective", "data", "step"):
             assert callable(configs.implementation(cfg, name))
-    for part in sources.parse(cfg.data.path):
-        if not part.path.startswith(NETWORK):
-            if "text_field" in cfg.data:
-                source = sources.open_source(part.path, cfg.data.text_field.split("+")[0])
+    paths = [part.path for part in parts(cfg.data)]
+    if cfg.data.kind == "mixture":  # others lie in data.folder, which is the user's
+        paths = [path for path in paths if path.startswith("bundled:")]
+    for part in sources.parse(",".join(paths)):
+        if not part.path.startswith(NETWORK) and part.path not in BUILT:
+            if "text_column" in cfg.data:
+                source = sources.open_source(part.path, cfg.data.text_column.split("+")[0])
             else:
                 source = records.Source("data.path", part.path, parse=None, kind=())
             assert source.scan()[1] > 0
 
 
-FILLED = ("labelled", "packed_text", "packed_pairs", "blank_text")
+FILLED = (
+    "labelled",
+    "mixture",
+    "packed_text",
+    "packed_pairs",
+    "blank_text",
+    "text_pairs",
+    "chat",
+    *COMPARED,
+    *ANSWERED,
+)
 """Kinds of data whose rows are filled up, by how much stands in the log."""
 SHOWN = dict.fromkeys(
     ("span_text", "blank_text", "pairs", "packed_pairs", "captions"), "prediction "
 )
-SHOWN |= {"masked_text": "(predicted", "labelled": "predicted "}
+SHOWN |= {"masked_text": "(predicted", "labelled": "predicted ", "tagged": "tags ", "choices": ">"}
+SHOWN |= dict.fromkeys(("multi_labelled", "scored", "spans"), "predicted ")
+SHOWN |= {"mixture": "predict", "prompts": "prediction "}
 """Kind of data -> what its samples say."""
 
 
@@ -135,8 +214,21 @@ def quick_compiling():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+LIKE_ANOTHER = (
+    "closed_book_qa",
+    "finetune_choice",
+    "finetune_labels",
+    "finetune_scores",
+    "grpo_arithmetic",
+    "summarize",
+)
+"""Experiments whose parts others run, or tests of their own; these are slow tests."""
+
+
 def by_default(spec: str) -> bool:
     """Shrunken, the variants of an experiment are little else than one of them: tiny, packed or the plain one."""
+    if Path(spec.partition(".py")[0]).name in LIKE_ANOTHER:
+        return False
     file, _, variant = spec.partition(".py")
     names = [
         other.removeprefix(f"{file}.py").strip(":")
@@ -153,6 +245,8 @@ def by_default(spec: str) -> bool:
 )
 def test_two_steps_run(spec, files, tmp_path, quick_compiling):
     cfg = shrink(configs.load(spec), files)
+    if "teacher" in cfg.objective:
+        cfg = taught(cfg, tmp_path / "teacher")
     summary = jaxlm.run(cfg, tmp_path / "run")
     assert summary["final_step"] == 2
     if "perplexity" in cfg.evaluators:
@@ -160,9 +254,15 @@ def test_two_steps_run(spec, files, tmp_path, quick_compiling):
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     trained = {name for row in rows if row["split"] == "train" for name in row}
     kind = cfg.data.kind
-    assert ("bits_per_byte" in trained) == (kind != "labelled")
+    of_classes = any(part.kind in ("labelled", *ANSWERED) for part in parts(cfg.data))
+    no_text = of_classes or kind in ("text_pairs", *COMPARED) or cfg.step.kind == "policy"
+    assert ("bits_per_byte" in trained) != no_text
+    if of_classes:
+        lines = (tmp_path / "run" / "predictions_val.jsonl").read_text().splitlines()
+        assert {"id", "input", "prediction", "reference", "score"} <= json.loads(lines[0]).keys()
     assert ("fill" in trained) == (kind in FILLED)
-    assert SHOWN.get(kind, "=== step 2") in (tmp_path / "run" / "samples.txt").read_text()
+    if kind != "text_pairs":  # a vector is nothing to show
+        assert SHOWN.get(kind, "=== step 2") in (tmp_path / "run" / "samples.txt").read_text()
 
 
 # --- every key is read ---------------------------------------------------------------------------------------------

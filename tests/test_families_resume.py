@@ -12,6 +12,9 @@ LOOP = {"num_steps": 4, "batch_size": 8, "micro_batch_size": 4, "log_every": 1, 
         "checkpoint_every": 2, "sample_every": 0, "sample_tokens": 4, "step.ema_decay": 0.9}  # fmt: skip
 SMALL = {"model.num_layers": 1, "model.d_model": 16, "model.num_heads": 2, "model.max_len": 32}
 TEXT = SMALL | {"data.path": "text.txt"}
+TURNS = "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+TALKS = SMALL | {"data.path": "talks.jsonl", "data.seq_len": 32, "data.chat_template": TURNS}
+PAIRS = TALKS | {"data.tokenizer": "bytes", "data.val_path": "", "model.dropout": 0.1}
 FAMILIES = {
     "llama_small.py:tiny": TEXT | {"model.num_kv_heads": 1, "model.dropout": 0.1},
     "gpt_small.py:packed": TEXT | {"data.path": "text.jsonl", "data.eval_examples": 4},
@@ -33,6 +36,9 @@ FAMILIES = {
     "vlm_digits.py:tiny": SMALL
     | {"data.path": "images.jsonl", "data.target_len": 12, "model.dropout": 0.1},
     "multi_token.py:tiny": TEXT | {"model.num_layers": 3, "model.num_future": 3},
+    "chat_smollm2.py:tiny": TALKS | {"model.dropout": 0.1},
+    "dpo.py": PAIRS,
+    "dpo.py:kto": PAIRS | {"micro_batch_size": 8},
 }
 
 
@@ -45,6 +51,11 @@ def folder(tmp_path):
     (tmp_path / "pairs.tsv").write_text("".join(f"{n} is {n}\t{n} ist {n}\n" for n in range(300)))
     images = ({"pixels": [n % 17] * 64, "caption": f"grey {n % 17}"} for n in range(300))
     (tmp_path / "images.jsonl").write_text("".join(json.dumps(x) + "\n" for x in images))
+    talks = (
+        {"turns": [f"{n}?", f"{n}!"], "prompt": f"{n}?", "chosen": f"{n}!", "rejected": "no"}
+        for n in range(300)
+    )
+    (tmp_path / "talks.jsonl").write_text("".join(json.dumps(x) + "\n" for x in talks))
     return tmp_path
 
 

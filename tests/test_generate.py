@@ -201,3 +201,42 @@ def test_empty_standard_input_is_no_prompt(lm, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     code, _, err = run(capsys)
     assert code == 2 and "standard input is empty" in err[0]
+
+
+def test_a_column_of_a_file_gives_the_prompts(lm, capsys, tmp_path):
+    (tmp_path / "plain.tsv").write_text("one\teins\n\ntwo\tzwei\n")
+    (tmp_path / "named.tsv").write_text("id\ttext\n1\tone\n2\ttwo\n")
+    (tmp_path / "rows.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    for name, column in (("plain.tsv", []), ("named.tsv", ["text"]), ("rows.jsonl", ["text"])):
+        options = [option for one in column for option in ("--column", one)]
+        code, rows, _ = run(capsys, "--prompts_file", tmp_path / name, *options)
+        assert (code, [row["text"] for row in rows]) == (0, ["ONE", "TWO"])
+    code, _, errors = run(capsys, "--prompts_file", tmp_path / "named.tsv", "--column", "txt")
+    assert code == 2 and "named.tsv:1 names no column 'txt': id, text" in errors[-1]
+    code, _, errors = run(capsys, "--prompt", "x", "--column", "text")
+    assert code == 2 and "--column goes with a --prompts_file" in errors[-1]
+
+
+def test_resume_goes_on_behind_what_is_written(lm, capsys, tmp_path, monkeypatch):
+    """Texts as if it had never been stopped, in the middle of a line and between a prompt's two texts."""
+    monkeypatch.setattr(generate, "GROUP", 1)
+    (tmp_path / "prompts.txt").write_text("one\ntwo\nthree\nfour\n")
+    output = tmp_path / "out.jsonl"
+    asked = ["--prompts_file", tmp_path / "prompts.txt", "--output", output, "--batch_size", 2]
+    asked += ["--method", "beam", "--num_beams", 2, "--num_return", 2, "--resume"]
+    assert run(capsys, *asked)[0] == 0
+    whole = output.read_text()
+    assert [json.loads(line)["seed"] for line in whole.splitlines()] == [0, 0, 1, 1, 2, 2, 3, 3]
+    lines = whole.splitlines(keepends=True)
+    parts = {"".join(lines[:3]): 1, "".join(lines[:4]) + lines[4][:9]: 2, "": 0, whole: 4}
+    for left, done in parts.items():
+        output.write_text(left)
+        lm.asked.clear()
+        assert run(capsys, *asked)[0] == 0
+        assert output.read_text() == whole
+        written = [prompt for prompts, _ in lm.asked for prompt in prompts]
+        assert written == ["one", "two", "three", "four"][done:]
+    (tmp_path / "prompts.txt").write_text("other\ntwo\n")
+    code, _, errors = run(capsys, *asked)
+    assert code == 2 and "has texts of other prompts" in errors[-1]
+    assert run(capsys, "--prompt", "x", "--resume")[0] == 2

@@ -24,9 +24,14 @@ ALLOWED = {
     "interp": {"core"},
     "eval": {"decode", "core", "registry"},
     "eval.suites.data": {"data"},  # the one file of eval that reads corpora
+    "retrieval": {"data", "core", "registry"},
+    "retrieval.readers": {"eval"},
+    "eval.suites.retrieval": {"data", "retrieval"},
     "interop": {"registry", "core"},  # models by name, at first use
-    "interop.lm_eval": {"api", "eval"},
+    "interop.lm_eval": {"api", "eval", "data"},
+    "interop.lm_eval_texts": {"data"},
     "interop.lm_eval_tasks.documents": {"data"},
+    "train.tuning.prompt": {"layers"},  # which makes a module of a module
     "train": {
         "models", "objectives", "data", "eval", "decode", "interop", "config", "registry", "core",
     },
@@ -37,7 +42,10 @@ ALLOWED = {
     "launch": {"cli", "config", "train"},
     "generate": {"cli", "api"},
     "chat": {"cli", "api"},
+    "predict": {"cli", "api"},
     "evaluate": {"cli", "api", "eval"},
+    "retrieve": {"cli", "api", "retrieval"},
+    "answer": {"cli", "api", "retrieval", "retrieve"},
     "compare": {"cli", "eval"},
     "lm_eval": {"cli", "interop"},
     "convert": {"cli", "api", "train", "interop", "data", "config"},

@@ -1,152 +1,235 @@
-"""The same fine-tuning as experiments/finetune_classify.py, in transformers on PyTorch, to compare with.
+"""The same fine-tuning as a run of experiments/finetune_classify.py, by transformers' Trainer, and both side by side.
 
-    python tools/finetune_reference.py BERT_FOLDER train.tsv dev.tsv test.tsv --seed 0
+    python tools/finetune_reference.py RUN
 
-Mean of the last states, dropout, one linear layer; AdamW without decay of vectors, linear warm-up and decay, gradients clipped to 1;
-the epoch with the best accuracy on dev is reported on test. Batches are of similar lengths and filled up to their longest text. One
-thread. Needs the extra [parity].
+RUN is a finished run from a Hugging Face BERT, of data with val and test parts. The Trainer is given its batches in their order (filled up to
+the longest text, as its users do it), the same first weights, the fresh head's too, and the same dropout, schedule, AdamW and
+clipping; only what dropout draws differs. The epoch with the best accuracy on val is scored on test. Ends with a Markdown table of
+accuracies and steps a second, and the difference with its 95 % interval by paired bootstrap over the test examples. Both use the
+threads that they find. Needs the extra [parity].
 """
 
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jaxlm import cli
-
-MAX_TOKENS = 48
-DROPOUT = 0.1
-WARMUP_SHARE, WEIGHT_DECAY = 0.06, 0.01
-POOL = 1024
-"""Texts among which those of similar lengths are put into one batch."""
+from jaxlm import cli, config
 
 
 def main(argv: list[str] | None = None) -> int:
     """The exit code: 0, or 2 for something that the user can change."""
-    parser = cli.Parser("tools.finetune_reference", "Fine-tune a BERT with transformers.")
-    parser.add_argument("model", metavar="BERT_FOLDER")
-    parser.add_argument("files", nargs=3, metavar="FILE.tsv", help="train, dev and test")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--learning_rate", type=float, default=1e-4)
+    parser = cli.Parser("tools.finetune_reference", "A run's fine-tuning by transformers' Trainer.")
+    parser.add_argument("run", metavar="RUN", help="a finished run of finetune_classify.py")
     options = parser.parse_args(argv)
-    return cli.guarded(lambda: print(json.dumps(finetune(options))))
+    return cli.guarded(lambda: print(compare(Path(options.run))))
 
 
-def finetune(options) -> dict:
-    """Accuracy on dev and test of the best epoch, and the processor's seconds."""
+def compare(run: Path) -> str:
+    """The table, after the Trainer is done."""
+    if not (run / "summary.json").exists():
+        raise ValueError(f"{run} is no finished run")
+    cfg = config.read(run / "config.json")
+    if cfg.model.kind != "bert" or cfg.tuning.kind != "full" or cfg.model.pooler:
+        raise ValueError(
+            f"{run} is no run of a whole BERT with a head on the mean of its last states"
+        )
+    summary = json.loads((run / "summary.json").read_text())
+    theirs = finetune(cfg)
+    return table(run, summary, theirs)
+
+
+def finetune(cfg: Any) -> dict[str, Any]:
+    """The Trainer's: whether each test example is right at the best epoch, the accuracy on val, and steps a second."""
     import torch
-    from transformers import AutoTokenizer
+    import transformers
 
-    torch.set_num_threads(1)
-    torch.manual_seed(options.seed)
-    rng = np.random.default_rng(options.seed)
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
-    train, dev, test = (read(path, tokenizer) for path in options.files)
-    classifier = make_classifier(options.model, num_labels=len(set(train[1])))
-    size = options.batch_size
-    num_steps = options.epochs * (len(train[0]) // size)
-    warmup = max(1, int(WARMUP_SHARE * num_steps))
-    decayed = [p for p in classifier.parameters() if p.ndim > 1]
-    others = [p for p in classifier.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": WEIGHT_DECAY},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=options.learning_rate)
-    best = {"dev": -1.0}
-    step = 0
-    for epoch in range(1, options.epochs + 1):
-        for rows in epoch_batches(train[0], size, rng):
-            share = min((step + 1) / warmup, (num_steps - step) / (num_steps - warmup))
-            for group in optimizer.param_groups:
-                group["lr"] = options.learning_rate * share
-            inputs, labels = batch(train, rows)
-            loss = torch.nn.functional.cross_entropy(classifier(*inputs), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(classifier.parameters(), 1.0)
-            optimizer.step()
-            step += 1
-        scores = {"dev": accuracy(classifier, dev), "test": accuracy(classifier, test)}
-        print(f"epoch {epoch}  {scores}", file=sys.stderr)
-        if scores["dev"] > best["dev"]:
-            best = scores | {"epoch": epoch}
-    error = math.sqrt(best["test"] * (1 - best["test"]) / len(test[0]))
-    return best | {"seed": options.seed, "stderr": error, "cpu_seconds": time.process_time()}
+    from jaxlm.data import pipeline
+    from jaxlm.train import assembly
 
+    torch.manual_seed(cfg.seed)
+    task = assembly.make_task(cfg)
+    source = pipeline.train_batches(task, cfg.seed, cfg.batch_size)
+    classifier = make_classifier(cfg)
+    optimizer, schedule = make_optimizer(cfg, classifier)
 
-def read(path: str, tokenizer) -> tuple[list[list[int]], list[int]]:
-    """Ids and labels of a file of text TAB label."""
-    with open(path, encoding="utf-8") as file:
-        rows = [line.rstrip("\n").split("\t") for line in file]
-    texts, labels = [row[0] for row in rows], [int(row[1]) for row in rows]
-    return tokenizer(texts, truncation=True, max_length=MAX_TOKENS)["input_ids"], labels
+    batches = [as_torch(source[step]) for step in range(cfg.num_steps)]
+    watch = stopwatch(cfg, classifier, task)
+    arguments = transformers.TrainingArguments(
+        output_dir="unused",
+        max_steps=cfg.num_steps,
+        per_device_train_batch_size=cfg.batch_size,
+        max_grad_norm=cfg.optim.clip_norm,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+        seed=cfg.seed,
+    )
+    trainer = transformers.Trainer(
+        model=classifier,
+        args=arguments,
+        train_dataset=batches,
+        optimizers=(optimizer, schedule),
+        callbacks=[watch],
+    )
+    trainer.get_train_dataloader = lambda: torch.utils.data.DataLoader(batches, batch_size=None)
+    trainer.train()
+    return watch.best | {"steps_per_second": cfg.num_steps / watch.seconds}
 
 
-def make_classifier(path: str, num_labels: int):
-    """BERT, the mean of its last states, dropout, a linear layer."""
+def stopwatch(cfg: Any, classifier: Any, task: Any) -> Any:
+    """A callback that has the seconds of steps alone, and the scores of the best epoch."""
+    import transformers
+
+    class Stopwatch(transformers.TrainerCallback):
+        seconds, started = 0.0, 0.0
+        best: dict[str, Any] = {"val": -1.0}
+
+        def on_step_begin(self, args, state, control, **more):
+            self.started = time.perf_counter()
+
+        def on_step_end(self, args, state, control, **more):
+            self.seconds += time.perf_counter() - self.started
+            if state.global_step % cfg.eval_every == 0 or state.global_step == cfg.num_steps:
+                val = right(classifier, task, "val").mean()
+                print(f"step {state.global_step}  val accuracy {val:.4f}", file=sys.stderr)
+                if val > self.best["val"]:
+                    self.best = {"val": val, "test": right(classifier, task, "test")}
+
+    return Stopwatch()
+
+
+def make_classifier(cfg: Any) -> Any:
+    """BERT, the mean of its last states, dropout, a linear layer that begins as the run's did."""
     import torch
     from transformers import BertModel
+    from transformers.modeling_outputs import SequenceClassifierOutput
+
+    head = first_head(cfg)
 
     class Classifier(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.bert = BertModel.from_pretrained(path, add_pooling_layer=False)
-            self.dropout = torch.nn.Dropout(DROPOUT)
-            self.linear = torch.nn.Linear(self.bert.config.hidden_size, num_labels)
-            torch.nn.init.normal_(self.linear.weight, std=0.02)
-            torch.nn.init.zeros_(self.linear.bias)
+            rates = {"hidden_dropout_prob": cfg.model.dropout, "attention_probs_dropout_prob": 0.0}
+            self.bert = BertModel.from_pretrained(cfg.init_from, add_pooling_layer=False, **rates)
+            self.dropout = torch.nn.Dropout(cfg.model.dropout)
+            self.linear = torch.nn.Linear(self.bert.config.hidden_size, cfg.model.num_labels)
+            with torch.no_grad():
+                self.linear.weight.copy_(torch.tensor(head["kernel"].T))
+                self.linear.bias.copy_(torch.tensor(head["bias"]))
 
-        def forward(self, ids, mask):
-            states = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
-            real = mask[..., None].float()
-            return self.linear(self.dropout((states * real).sum(1) / real.sum(1)))
+        def forward(self, input_ids, attention_mask, labels=None):
+            states = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            real = attention_mask[..., None].to(states.dtype)
+            logits = self.linear(self.dropout((states * real).sum(1) / real.sum(1)))
+            loss = None if labels is None else torch.nn.functional.cross_entropy(logits, labels)
+            return SequenceClassifierOutput(loss=loss, logits=logits)
 
     return Classifier().train()
 
 
-def epoch_batches(texts: list[list[int]], size: int, rng: np.random.Generator) -> list[list[int]]:
-    """One epoch's batches, each of texts of similar lengths, in random order."""
-    order = rng.permutation(len(texts))
-    pools = [
-        sorted(order[i : i + POOL], key=lambda row: len(texts[row]))
-        for i in range(0, len(order), POOL)
-    ]
-    found = [pool[i : i + size] for pool in pools for i in range(0, len(pool) - size + 1, size)]
-    return [found[i] for i in rng.permutation(len(found))][: len(texts) // size]
+def first_head(cfg: Any) -> dict[str, np.ndarray]:
+    """The classifier that the run began with."""
+    import flax.linen as nn
+    import jax
+
+    from jaxlm.train import assembly
+    from jaxlm.train.steps.gradient import fresh
+
+    model = assembly.make_model(cfg)
+    key, _ = jax.random.split(jax.random.key(cfg.seed))  # as steps/gradient.py: init
+    drawn = jax.jit(
+        lambda key: nn.unbox(fresh(model, key, assembly.input_shapes(model)))["classifier"]
+    )
+    return {name: np.array(leaf) for name, leaf in drawn(key).items()}
 
 
-def batch(data, rows):
-    """((ids, mask), labels) of some rows, filled up to the longest."""
+def make_optimizer(cfg: Any, classifier: Any) -> tuple[Any, Any]:
+    """torch's AdamW and our schedule; vectors do not decay."""
     import torch
 
-    width = max(len(data[0][row]) for row in rows)
-    ids = torch.zeros((len(rows), width), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for place, row in enumerate(rows):
-        ids[place, : len(data[0][row])] = torch.tensor(data[0][row])
-        mask[place, : len(data[0][row])] = 1
-    return (ids, mask), torch.tensor([data[1][row] for row in rows])
+    from jaxlm.train import optim
+
+    ours = config.build(cfg, "optim")
+    if ours.kind != "adamw":
+        raise ValueError(f'optim.kind="{ours.kind}": the Trainer is given AdamW')
+    decayed = [p for p in classifier.parameters() if p.ndim > 1]
+    others = [p for p in classifier.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": ours.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(
+        groups, lr=ours.learning_rate, betas=(ours.b1, ours.b2), eps=ours.eps
+    )
+    factors = np.asarray(
+        optim.make_schedule(ours, 1.0, cfg.num_steps)(np.arange(cfg.num_steps + 1))
+    ).tolist()
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factors[step])
 
 
-def accuracy(classifier, data) -> float:
-    """Share of right answers, without dropout."""
+def as_torch(batch: dict[str, np.ndarray]) -> dict[str, Any]:
+    """A batch of ours as the Trainer's collator would make it: as long as its longest text."""
+    import torch
+
+    mask = batch["segment_ids"] > 0
+    width = int(mask.sum(1).max())
+    return {
+        "input_ids": torch.tensor(batch["tokens"][:, :width], dtype=torch.long),
+        "attention_mask": torch.tensor(mask[:, :width], dtype=torch.long),
+        "labels": torch.tensor(batch["targets"][:, 0], dtype=torch.long),
+    }
+
+
+def right(classifier: Any, task: Any, split: str) -> np.ndarray:
+    """Of each example of a split, in order, whether the answer is right."""
     import torch
 
     classifier.eval()
-    right = 0
+    found = []
     with torch.no_grad():
-        for start in range(0, len(data[0]), 64):
-            inputs, labels = batch(data, range(start, min(start + 64, len(data[0]))))
-            right += int((classifier(*inputs).argmax(-1) == labels).sum())
+        for batch in task.eval(split, 64):
+            inputs = as_torch(batch)
+            answers = classifier(inputs["input_ids"], inputs["attention_mask"]).logits.argmax(-1)
+            hits = (answers == inputs["labels"]).numpy()
+            found.append(hits[batch["id"] >= 0])
     classifier.train()
-    return right / len(data[0])
+    return np.concatenate(found).astype(np.float64)
+
+
+def table(run: Path, summary: dict[str, Any], theirs: dict[str, Any]) -> str:
+    """Both, as lines of Markdown."""
+    from jaxlm.eval import bootstrap
+
+    with (run / "predictions_test.jsonl").open(encoding="utf-8") as file:
+        ours = np.array([json.loads(line)["score"] for line in file], np.float64)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    val = max(row["val_accuracy"] for row in rows if "val_accuracy" in row)
+    speed = summary["final_step"] / summary["train_seconds"]
+    lines = ["| | val | test | steps/s |", "|---|---|---|---|"]
+    for name, dev, hits, fast in (
+        ("jaxlm", val, ours, speed),
+        ("transformers' Trainer", theirs["val"], theirs["test"], theirs["steps_per_second"]),
+    ):
+        error = hits.std(ddof=1) / len(hits) ** 0.5
+        lines.append(f"| {name} | {dev:.4f} | {hits.mean():.4f} ± {error:.4f} | {fast:.3f} |")
+    ones = np.ones(len(ours))
+    pair = [np.stack([hits, ones], 1) for hits in (ours, theirs["test"])]
+    found = bootstrap.paired(*pair, "ratio", names=("jaxlm", "transformers"))
+    lines.append(
+        f"\n{len(ours)} test examples. jaxlm - transformers: {found.difference:+.4f}, 95 % {found.low:+.4f} to "
+        f"{found.high:+.4f} ({found.verdict})"
+    )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,20 +38,38 @@ def token_stats(logits: Array, targets: Array) -> TokenStats:
     return TokenStats(log_z - picked, log_z, log_z - jnp.mean(logits, axis=-1), correct)
 
 
-def chunked_token_stats(hidden_ND: Array, project, targets_N: Array, chunk: int) -> TokenStats:
-    """`token_stats(project(hidden_ND), targets_N)` without ever holding more than `chunk` rows of logits.
+def within(logits: Array, first: Array, end: Array, other: float = -1e30) -> Array:
+    """Logits [..., V], and `other`, too low to count, for classes outside [first, end) [...]."""
+    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    inside = (ids >= first[..., None]) & (ids < end[..., None])
+    return jnp.where(inside, logits, other)
 
-    Rows are padded to whole chunks; each chunk's logits are computed again in the backward pass.
+
+def by_chunks(figures: Callable[..., Any], parts: Sequence[Array], chunk: int) -> Any:
+    """`figures(*parts)`, `chunk` rows at a time.
+
+    Rows are padded to whole chunks; what is made of a chunk is made again in the backward pass.
+
+    Args:
+      figures: from arrays [R, ...] to a tree of arrays [R], each row by itself.
+      parts: arrays [N, ...].
+      chunk: R.
     """
-    num_rows = hidden_ND.shape[0]
+    num_rows = parts[0].shape[0]
     num_chunks = -(-num_rows // chunk)
     pad = num_chunks * chunk - num_rows
-    hidden = jnp.pad(hidden_ND, ((0, pad), (0, 0))).reshape(num_chunks, chunk, -1)
-    targets = jnp.pad(targets_N, (0, pad)).reshape(num_chunks, chunk)
 
-    @jax.checkpoint
-    def one(rows, row_targets):
-        return token_stats(project(rows), row_targets)
+    def cut(part: Array) -> Array:
+        padded = jnp.pad(part, ((0, pad), *[(0, 0)] * (part.ndim - 1)))
+        return padded.reshape(num_chunks, chunk, *part.shape[1:])
 
-    stats = jax.lax.map(lambda pair: one(*pair), (hidden, targets))
-    return TokenStats(*(value.reshape(-1)[:num_rows] for value in stats))
+    one = jax.checkpoint(lambda rows: figures(*rows))
+    made = jax.lax.map(one, tuple(cut(part) for part in parts))
+    return jax.tree.map(lambda values: values.reshape(-1)[:num_rows], made)
+
+
+def divergence(logits: Array, teacher_logits: Array, temperature: float = 1.0) -> Array:
+    """KL(teacher || student) of softmax(logits / temperature) over the last axis, nats, float32 [...]."""
+    student = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature, axis=-1)
+    teacher = jax.nn.log_softmax(teacher_logits.astype(jnp.float32) / temperature, axis=-1)
+    return jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)

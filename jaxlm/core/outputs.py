@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import flax.struct
+import jax
 import jax.numpy as jnp
 
 from jaxlm.core import numerics
@@ -51,28 +55,48 @@ class NeuralOutput:
         )
 
     def token_stats(self, targets_BT: Array) -> numerics.TokenStats:
-        """The figures of `numerics.TokenStats` for each target, float32 [B, T].
-
-        Raises:
-          ValueError: the targets are not one for each place that the model scores.
-        """
-        batch, length, width = self.hidden.shape
-        if targets_BT.shape != (batch, length):
-            raise ValueError(
-                f"targets are {targets_BT.shape}, and the model scores {(batch, length)}: data.kind does not fit the "
-                "model's head (a class of a sequence is one target a row, a token's is one a token)"
-            )
-        rows = batch * length
-        chunk = self.chunk
-        if not chunk:
-            chunk = rows if rows * self.vocab_size * 4 <= FULL_LOGITS_BYTES else CHUNK_ROWS
-        hidden, targets = self.hidden.reshape(rows, width), targets_BT.reshape(rows)
-        if chunk >= rows:
-            stats = numerics.token_stats(self._project(hidden), targets)
-        else:
-            stats = numerics.chunked_token_stats(hidden, self._project, targets, chunk)
-        return numerics.TokenStats(*(value.reshape(batch, length) for value in stats))
+        """The figures of `numerics.TokenStats` for each target, float32 [B, T]; errors as `scored`."""
+        return scored((self,), numerics.token_stats, targets_BT)
 
     def token_nll(self, targets_BT: Array) -> Array:
         """Negative log-likelihood of each target, nats, float32 [B, T]."""
         return self.token_stats(targets_BT).nll
+
+
+def scored(outputs: Sequence[NeuralOutput], figures: Callable[..., Any], *values_BT: Array) -> Any:
+    """What `figures` makes of the logits of one model, or of several at the same places, chunked where they would not fit.
+
+    Args:
+      outputs: hidden [B, T, D] each, D of its own; the first one says how many rows of logits exist at once.
+      figures: from logits [R, V] of each output and values [R] to a tree of arrays [R], each row by itself.
+      values_BT: of the places: targets.
+
+    Returns:
+      `figures`'s tree of all places, [B, T] each.
+
+    Raises:
+      ValueError: the targets are not one for each place that a model scores.
+    """
+    first = outputs[0]
+    shape = first.hidden.shape[:2]
+    for one in (*(output.hidden.shape[:2] for output in outputs), *(v.shape for v in values_BT)):
+        if one != shape:
+            raise ValueError(
+                f"targets are {one}, and the model scores {shape}: data.kind does not fit the model's head (a class of a "
+                "sequence is one target a row, a token's is one a token)"
+            )
+    rows = shape[0] * shape[1]
+    chunk = first.chunk
+    if not chunk:
+        fits = rows * first.vocab_size * 4 * len(outputs) <= FULL_LOGITS_BYTES
+        chunk = rows if fits else CHUNK_ROWS
+    parts = [output.hidden.reshape(rows, -1) for output in outputs]
+    parts += [values.reshape(rows) for values in values_BT]
+
+    def figure(*parts: Array) -> Any:
+        hidden, values = parts[: len(outputs)], parts[len(outputs) :]
+        logits = [o._project(h) for o, h in zip(outputs, hidden, strict=True)]
+        return figures(*logits, *values)
+
+    made = figure(*parts) if chunk >= rows else numerics.by_chunks(figure, parts, chunk)
+    return jax.tree.map(lambda values: values.reshape(shape), made)

@@ -14,14 +14,21 @@ import jax
 
 from jaxlm.core.types import PyTree
 
-ADAPTERS = ("lora_a", "lora_b", "lora_dropout")
+LOW_RANK = ("lora_a", "lora_b", "lora_dropout")
 """Leaves that stand beside a `kernel` in the tree that a model is called with; layers/linear.py reads them."""
+ADAPTERS = (*LOW_RANK, "prompt")
+"""Last names of parameters that no model has but by its tuning."""
+
+
+def path_of(keys: tuple[Any, ...]) -> str:
+    """The path of a leaf, from jax's keys."""
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:
     """Path -> leaf, in the order of the tree."""
     pairs = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_box)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
+    return {path_of(keys): leaf for keys, leaf in pairs}
 
 
 def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,6 +56,13 @@ def join(first: PyTree, second: PyTree) -> PyTree:
     twice = left.keys() & right.keys()
     assert not twice, f"in both parts: {sorted(twice)}"
     return nest(left | right)
+
+
+def unboxed(tree: PyTree) -> PyTree:
+    """A tree without its boxes; unlike `nn.unbox`, under any mesh, as shapes have no place on one."""
+    return jax.tree.map(
+        lambda x: x.unbox(apply_constraint=False) if _is_box(x) else x, tree, is_leaf=_is_box
+    )
 
 
 def _is_box(x: Any) -> bool:

@@ -93,6 +93,7 @@ class Tokenizer(Protocol):
     vocab_size: int
     eos_id: int | None  # also the separator between documents
     digest: str  # sha256 over everything that changes an encoding
+    chat_template: Any  # optional: a data.chat_templates.ChatTemplate; None: it has none
 
     def encode(self, text: str) -> np.ndarray:
         """Ids, int32 [N], without special tokens."""
@@ -141,10 +142,22 @@ class TaskInfo:
     tokenizer: Tokenizer | None = None
     labels: tuple[str, ...] = ()  # class names, in id order
     digest: str = ""  # of the data as tokenised: a resume with other data is refused
+    num_outputs: int = (
+        0  # of a head that scores neither tokens nor `labels`: a span's two ends, one number
+    )
+    scale: tuple[float, float] = (
+        0.0,
+        1.0,
+    )  # mean and deviation that numbers to predict were standardised with
+    parts: Mapping[str, TaskInfo] = dataclasses.field(default_factory=dict)
+    """Of a mixture, by the names of its tasks in the order of their numbers; `labels` are all of theirs."""
 
 
 class Task(Protocol):
-    """A dataset, as batches that are a pure function of (seed, step)."""
+    """A dataset, as batches that are a pure function of (seed, step).
+
+    One whose texts are answers may have `ask(text)`: the tokens that a model is given to answer a text, for samples.
+    """
 
     info: TaskInfo
 

@@ -35,7 +35,7 @@ def open_parts(config: Any) -> tuple[Any, list[Part]]:
     """The tokenizer and the sources of a task, tokenising what the cache doesn't hold.
 
     Args:
-      config: a `tasks.text.TextConfig`; path, tokenizer, text_field and val_fraction are read.
+      config: a `tasks.text.TextConfig`; path, tokenizer, text_column and val_fraction are read.
 
     Raises:
       ValueError: something about path, tokenizer or text that the user can change.
@@ -44,7 +44,7 @@ def open_parts(config: Any) -> tuple[Any, list[Part]]:
     opened = [
         prepared.load(part.path.removeprefix("tokens:"))
         if part.path.startswith("tokens:")
-        else sources.open_source(part.path, config.text_field)
+        else sources.open_source(part.path, config.text_column)
         for part in named
     ]
     scans = [None if isinstance(one, prepared.Prepared) else _scan(one) for one in opened]

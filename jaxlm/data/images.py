@@ -71,13 +71,13 @@ def scaled(pixels: np.ndarray, form: Form) -> np.ndarray:
     return (pixels.astype(np.float32) / form.pixel_max).reshape(*pixels.shape[:-1], *form.shape)
 
 
-def read(path: str, form: Form, field: str) -> np.ndarray:
+def read(path: str, form: Form, column: str) -> np.ndarray:
     """The images of a file, float32 [N, height, width, channels], 0..1.
 
     Args:
       path: *.jsonl, an image a line; or *.npy, one image or several, whole numbers 0..pixel_max or floats 0..1.
       form: what is expected.
-      field: of a line, that with the pixels.
+      column: of a line, that with the pixels.
 
     Raises:
       ValueError: another kind of file, or an image that is not as expected.
@@ -87,7 +87,7 @@ def read(path: str, form: Form, field: str) -> np.ndarray:
         raise ValueError(f"{path}: expected images as *.jsonl or *.npy")
     with open(path, "rb") as file:
         if suffix == ".jsonl":
-            found = _of_lines(file, path, form, field)
+            found = _of_lines(file, path, form, column)
         else:
             found = batch(_array(file, path), form.shape, path, form.pixel_max)
     if not len(found):
@@ -95,11 +95,11 @@ def read(path: str, form: Form, field: str) -> np.ndarray:
     return found
 
 
-def _of_lines(file: BinaryIO, path: str, form: Form, field: str) -> np.ndarray:
+def _of_lines(file: BinaryIO, path: str, form: Form, column: str) -> np.ndarray:
     found = []
     for where, record in reading.objects(file, path):
-        value = reading.record_field(record, field, where, "data.image_field")
-        found.append(scaled(parse(value, form, f"{where}: field {field!r}"), form))
+        value = reading.record_column(record, column, where, "data.image_column")
+        found.append(scaled(parse(value, form, f"{where}: column {column!r}"), form))
     return np.array(found)
 
 

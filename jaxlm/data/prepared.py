@@ -86,7 +86,7 @@ def load(directory: str) -> Prepared:
         ) from error
 
 
-def make_plan(source: sources.Source, text_field: str, tokenizer: Any, shard_bytes: int) -> dict:
+def make_plan(source: sources.Source, text_column: str, tokenizer: Any, shard_bytes: int) -> dict:
     """What is to be made, as JSON values: the same plan gives the same set, byte for byte.
 
     Raises:
@@ -101,7 +101,7 @@ def make_plan(source: sources.Source, text_field: str, tokenizer: Any, shard_byt
         "format": _FORMAT,
         "files": [[os.path.abspath(f), size] for f, size in zip(files, sizes, strict=True)],
         "in_characters": source.in_characters,
-        "text_field": text_field,
+        "text_column": text_column,
         "tokenizer": {"name": tokenizer.name, "digest": tokenizer.digest},
         "vocab_size": tokenizer.vocab_size,
         "shard_bytes": shard_bytes,
@@ -188,7 +188,7 @@ def _pieces(shard: Shard, plan: dict[str, Any]) -> Iterator[tuple[str, bool]]:
 def _records(opened: Any, shard: Shard, plan: dict[str, Any], first_line: int) -> Iterator[str]:
     opened.seek(shard.start)
     lines = _lines(opened, shard.stop)
-    return reading.records(lines, shard.file, plan["text_field"], first_line)
+    return reading.records(lines, shard.file, plan["text_column"], first_line)
 
 
 def _lines(opened: Any, stop: int) -> Iterator[bytes]:

@@ -37,6 +37,18 @@ class Reader:
             return [self.tokenizer.encode(text)[:limit] for text in texts]
         return encoded(self.tokenizer, texts, limit=limit, whole=whole)
 
+    def sentences(self, texts: list[str], limit: int) -> list[Sequence[int]]:
+        """Ids of whole texts, cut to `limit`, in the special tokens that an encoder was trained with.
+
+        Those are its template's; of a run of ours [CLS] and [SEP], where its tokenizer has them.
+        """
+        special = self.tokenizer.special_ids()
+        if self.template or not {"[CLS]", "[SEP]"} <= special.keys():
+            return self.encode(texts, limit=limit, whole=True)
+        first, last = special["[CLS]"], special["[SEP]"]
+        found = self.tokenizer.encode_batch(texts)
+        return [[first, *ids[: limit - 2].tolist(), last] for ids in found]
+
     def ids(self, prompts: Sequence[Any]) -> list[list[int]]:
         """What is read of each prompt; see `token_ids`."""
         encode = self.tokenizer.encode_batch if self.is_source else self.encode

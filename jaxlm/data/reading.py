@@ -96,20 +96,20 @@ def document_pieces(text: str) -> Iterator[str]:
     return pieces(text[start : start + BLOCK] for start in range(0, len(text), BLOCK))
 
 
-def records(lines: Iterable[bytes], name: str, field: str, first_line: int = 1) -> Iterator[str]:
-    """The `field` of each line of a JSON Lines file; blank lines are no records.
+def records(lines: Iterable[bytes], name: str, column: str, first_line: int = 1) -> Iterator[str]:
+    """The `column` of each line of a JSON Lines file; blank lines are no records.
 
     Args:
       lines: the file's lines, as bytes.
       name: the file, for messages.
-      field: which entry holds the text.
+      column: which entry holds the text.
       first_line: number of the first line, for messages.
 
     Raises:
       ValueError: a line that isn't UTF-8 or JSON, or has no such text; file and line are named.
     """
     for where, record in objects(lines, name, first_line):
-        yield record_text(record, field, where)
+        yield record_text(record, column, where)
 
 
 def objects(
@@ -123,7 +123,7 @@ def objects(
     for where, line in _numbered(lines, name, first_line):
         record = _parsed(line, where)
         if not isinstance(record, dict):
-            raise ValueError(f"{where} is not a JSON object: expected {{...}} with named fields")
+            raise ValueError(f"{where} is not a JSON object: expected {{...}} with named columns")
         yield where, record
 
 
@@ -135,6 +135,17 @@ def rows(lines: Iterable[bytes], name: str) -> Iterator[tuple[str, list[str]]]:
     """
     for where, line in _numbered(lines, name, 1):
         yield where, _utf8(line, where).rstrip("\r\n").split("\t")
+
+
+def text_lines(lines: Iterable[bytes], name: str) -> Iterator[str]:
+    """Every line with its line break, the blank ones too.
+
+    Raises:
+      ValueError: a line that isn't UTF-8; file and line are named.
+    """
+    for number, line in enumerate(lines, 1):
+        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        yield _utf8(line, f"{name} line {number}")
 
 
 def _numbered(lines: Iterable[bytes], name: str, first_line: int) -> Iterator[tuple[str, bytes]]:
@@ -163,20 +174,20 @@ def _parsed(line: bytes, where: str) -> Any:
 
 
 def record_text(
-    record: dict[str, Any], field: str, where: str, option: str = "data.text_field"
+    record: dict[str, Any], column: str, where: str, option: str = "data.text_column"
 ) -> str:
-    """The text of one record; `option` is what chose the field.
+    """The text of one record; `option` is what chose the column.
 
     Raises:
-      ValueError: no such field, or it holds something else than text.
+      ValueError: no such column, or it holds something else than text.
     """
-    text = record_field(record, field, where, option)
+    text = record_column(record, column, where, option)
     if isinstance(text, bytes):
-        text = _utf8(text, f"{where}: field {field!r}", "it")
+        text = _utf8(text, f"{where}: column {column!r}", "it")
     if not isinstance(text, str):
         kind = type(text).__name__
-        raise ValueError(f"{where}: field {field!r} is {kind}, not text; set {option}")
-    return encodable(text, f"{where}: field {field!r}")
+        raise ValueError(f"{where}: column {column!r} is {kind}, not text; set {option}")
+    return encodable(text, f"{where}: column {column!r}")
 
 
 def encodable(text: str, where: str) -> str:
@@ -192,31 +203,31 @@ def encodable(text: str, where: str) -> str:
     return text
 
 
-def record_field(record: dict[str, Any], field: str, where: str, option: str) -> Any:
+def record_column(record: dict[str, Any], column: str, where: str, option: str) -> Any:
     """The entry of a record; "a.b" is also the entry b of the entry a.
 
     Raises:
-      ValueError: no such field; those that are there are named.
+      ValueError: no such column; those that are there are named.
     """
-    if field in record:
-        return record[field]
+    if column in record:
+        return record[column]
     value: Any = record
-    for name in field.split("."):
+    for name in column.split("."):
         if not isinstance(value, dict) or name not in value:
-            known = field_names(record)
+            known = column_names(record)
             raise ValueError(
-                f"{where} has no field {field!r} (it has {', '.join(known) or 'none'}); "
-                f"set {option}{nearest(field, known)}"
+                f"{where} has no column {column!r} (it has {', '.join(known) or 'none'}); "
+                f"set {option}{nearest(column, known)}"
             )
         value = value[name]
     return value
 
 
-def field_names(record: dict[str, Any]) -> list[str]:
-    """The fields of a record, those of its entries as "a.b"."""
+def column_names(record: dict[str, Any]) -> list[str]:
+    """The columns of a record, those of its entries as "a.b"."""
     names = []
     for name, value in record.items():
-        inner = field_names(value) if isinstance(value, dict) else []
+        inner = column_names(value) if isinstance(value, dict) else []
         names += [f"{name}.{one}" for one in inner] or [name]
     return names
 

@@ -8,8 +8,6 @@ for the tasks.
 from __future__ import annotations
 
 import contextlib
-import functools
-import io
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlm.data import bundled, cache, libraries, reading, special_tokens
-from jaxlm.data.sources import InputFile, find_files
+from jaxlm.data import arithmetic, cache, libraries, reading, special_tokens, tables
+from jaxlm.data.offsets import token_offsets
 
 _log = logging.getLogger(__name__)
 _FORMAT = 2  # of the cached tables: change it when the same input gives other columns
@@ -32,20 +30,18 @@ class Record(NamedTuple):
 
     texts: tuple[str, ...]
     labels: tuple[str, ...] = ()
-    numbers: Mapping[str, np.ndarray] = MappingProxyType({})  # uint8, or int32's range
+    numbers: Mapping[str, np.ndarray] = MappingProxyType({})  # uint8, float32, or int32's range
 
 
 Row = dict[str, Any] | list[str]
-"""A line as it was read: an object of a JSON Lines file or a library's record, or the columns of a TSV file."""
-
-
-_SCHEMES = "a file or glob, bundled:NAME, tfds:NAME[@SPLIT], hf:NAME[:config][@SPLIT]"
+"""A line as it was read: by column, or the list that a TSV file without a header has."""
 
 
 class Source:
-    """The lines of files, all *.jsonl or all *.tsv, or the records of a dataset library.
+    """The lines of files, all *.jsonl, *.json, *.csv or *.tsv, or the records of a dataset library.
 
-    As a `sources.Source`, each of them is a document.
+    As a `sources.Source`, each of them is a document. A *.csv file begins with a header; a *.tsv file does where its first
+    line names all of `columns`, which is logged.
 
     Args:
       option: the config's key, for messages.
@@ -53,6 +49,7 @@ class Source:
       parse: from a row, and what messages call it, to a record.
       kind: what else than the lines `parse` depends on, as JSON values.
       split: of a library's dataset, where the path names none; "": it must.
+      columns: that a line must have, each with the config's key that names it.
 
     Raises:
       ValueError: nothing there, or another form of file.
@@ -67,12 +64,16 @@ class Source:
         parse: Callable[[Row, str], Record],
         kind: Sequence[Any],
         split: str = "",
+        columns: Mapping[str, str] = MappingProxyType({}),
     ):
         self.option, self.path, self._parse, self._kind = option, path, parse, list(kind)
-        if path.partition(":")[0] in libraries.SCHEMES:
-            self._rows: _Files | libraries.Rows = libraries.open_rows(option, path, split)
+        scheme = path.partition(":")[0]
+        if scheme in libraries.SCHEMES:
+            self._rows: Any = libraries.open_rows(option, path, split)
+        elif scheme == arithmetic.SCHEME:
+            self._rows = arithmetic.open_rows(option, path, split)
         else:
-            self._rows = _Files(option, path)
+            self._rows = tables.Files(option, path, columns)
 
     def scan(self) -> tuple[str, int]:
         """Digest of the records, and their number: that of lines that aren't blank.
@@ -97,44 +98,8 @@ class Source:
                 yield text, number == len(record.texts)
 
 
-class _Files:
-    """The lines of files, as rows."""
-
-    def __init__(self, option: str, path: str):
-        self._option = option
-        scheme, _, name = path.partition(":")
-        if scheme == "bundled":
-            form = bundled.entry(name)["format"]
-            self._files = [InputFile(path, lambda: io.BytesIO(bundled.read(name)))]
-        else:
-            paths = find_files(path, option, _SCHEMES)
-            forms = {file.rpartition(".")[2] for file in paths}
-            form = forms.pop() if len(forms) == 1 else ", ".join(sorted(forms))
-            self._files = [InputFile(file, functools.partial(open, file, "rb")) for file in paths]
-        if form not in ("jsonl", "tsv"):
-            raise ValueError(
-                f"{option}={path} is {form}: expected *.jsonl or *.tsv, or bundled:NAME of one"
-            )
-        self._read = reading.objects if form == "jsonl" else reading.rows
-
-    def scan(self) -> tuple[list[Any], int]:
-        """What determines the lines, as JSON values; and how many aren't blank."""
-        digests, total = [], 0
-        for file in self._files:
-            with file.open() as opened:
-                digest, count = reading.digest_and_records(opened)
-            digests.append(digest)
-            total += count
-        return [self._read.__name__, digests], total
-
-    def __iter__(self) -> Iterator[tuple[str, Row]]:
-        for file in self._files:
-            with file.open() as opened:
-                yield from self._read(opened, f"{self._option}={file.name}")
-
-
 class Ragged:
-    """Rows of whole numbers, each of its own length, mapped from two files."""
+    """Rows of numbers, each of its own length, mapped from two files."""
 
     def __init__(self, folder: Path, name: str, dtype: str = "<i4"):
         self.ends = np.fromfile(folder / f"{name}.ends.bin", "<i8")
@@ -155,7 +120,7 @@ class Ragged:
         return np.diff(self.ends, prepend=0)
 
     def values(self) -> np.ndarray:
-        """All rows, one after the other, int32 or uint8."""
+        """All rows, one after the other."""
         return self._values
 
 
@@ -193,13 +158,20 @@ Columns = Callable[[Sequence[np.ndarray], Sequence[int]], dict[str, Sequence[int
 """From the ids of a record's texts and the numbers of its labels to a row of every column."""
 
 
-def fetch(source: Source, tokenizer: Any, columns: Columns) -> Table:
+def fetch(
+    source: Source,
+    tokenizer: Any,
+    columns: Columns,
+    offsets: Mapping[str, int] = MappingProxyType({}),
+) -> Table:
     """The table of a source, from the cache or made now.
 
     Args:
       source: what to read.
       tokenizer: what to read it with; special tokens that were appended play no part.
       columns: see Columns; the source's `kind` says what it depends on.
+      offsets: further columns -> which text of a record they are of: the first character and the end of each of its
+        tokens, [2 N] (offsets.py); the source's `kind` says this, too.
 
     Raises:
       ValueError: a line that can't be used.
@@ -207,12 +179,14 @@ def fetch(source: Source, tokenizer: Any, columns: Columns) -> Table:
     tokenizer = special_tokens.base(tokenizer)
     digest, _ = source.scan()
     key = {"format": _FORMAT, "records": digest, "tokenizer": tokenizer.digest}
-    entry = cache.fetch(key, lambda folder: _tokenise(source, tokenizer, columns, folder))
+    entry = cache.fetch(key, lambda folder: _tokenise(source, tokenizer, columns, offsets, folder))
     opened = {name: Ragged(entry.path, name, dtype) for name, dtype in entry.facts["columns"]}
     return Table(source, opened, entry.facts["labels"], cache.digest(key))
 
 
-def _tokenise(source: Source, tokenizer: Any, columns: Columns, folder: Path) -> dict[str, Any]:
+def _tokenise(
+    source: Source, tokenizer: Any, columns: Columns, offsets: Mapping[str, int], folder: Path
+) -> dict[str, Any]:
     _log.info("tokenising %s with %s", source.path, tokenizer.name)
     labels: dict[str, int] = {}
     writers: dict[str, _Writer] = {}
@@ -227,6 +201,8 @@ def _tokenise(source: Source, tokenizer: Any, columns: Columns, folder: Path) ->
                 rows.append(columns(own, numbers))
                 rows[-1]["num_bytes"] = [sum(len(text.encode()) for text in record.texts)]
                 rows[-1] |= record.numbers
+                for name, text in offsets.items():
+                    rows[-1][name] = token_offsets(tokenizer, record.texts[text]).ravel()
             for name, values in rows[0].items():
                 if name not in writers:
                     writers[name] = _Writer(stack, folder, name, values)
@@ -239,7 +215,9 @@ class _Writer:
     """Appends to the two files of a column, whose first values say whether bytes are enough."""
 
     def __init__(self, stack: contextlib.ExitStack, folder: Path, name: str, values: Any):
-        self.dtype = "|u1" if getattr(values, "dtype", None) == np.uint8 else "<i4"
+        self.dtype = {"uint8": "|u1", "float32": "<f4"}.get(
+            str(getattr(values, "dtype", "")), "<i4"
+        )
         self._values = stack.enter_context(open(folder / f"{name}.bin", "wb"))
         self._ends = stack.enter_context(open(folder / f"{name}.ends.bin", "wb"))
         self._size = 0

@@ -18,7 +18,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 from jaxlm.data import bundled, cache, libraries, reading
 
 _SCHEMES = (
-    "a file or glob, bundled:NAME, tfds:NAME[@SPLIT][:field], hf:NAME[:config][@SPLIT], tokens:DIR"
+    "a file or glob, bundled:NAME, tfds:NAME[@SPLIT][:column], hf:NAME[:config][@SPLIT], tokens:DIR"
 )
 
 
@@ -78,12 +78,12 @@ def _part(text: str, path: str) -> Part:
     return Part(name, value)
 
 
-def open_source(path: str, text_field: str = "text") -> Source:
+def open_source(path: str, text_column: str = "text") -> Source:
     """The source that one part of `data.path` names.
 
     Args:
       path: one part, without its weight; not "tokens:", which holds no text.
-      text_field: which entry of a record is the text.
+      text_column: which entry of a record is the text.
 
     Raises:
       ValueError: nothing there, or it can't be used.
@@ -92,14 +92,14 @@ def open_source(path: str, text_field: str = "text") -> Source:
     if colon and scheme == "bundled":
         file = InputFile(path, lambda: io.BytesIO(bundled.read(rest)))
         if bundled.entry(rest)["format"] == "jsonl":
-            return RecordFiles(path, [file], text_field)
+            return RecordFiles(path, [file], text_column)
         return TextFiles(path, [file])
     if colon and scheme in libraries.SCHEMES:
-        return _rows(path, text_field)
-    return open_files(path, find_files(path, accepted=_SCHEMES), text_field)
+        return _rows(path, text_column)
+    return open_files(path, find_files(path, accepted=_SCHEMES), text_column)
 
 
-def open_files(name: str, paths: Sequence[str], text_field: str) -> Source:
+def open_files(name: str, paths: Sequence[str], text_column: str) -> Source:
     """Local files as one source: *.jsonl are records, everything else is plain text."""
     files = [InputFile(path, functools.partial(open, path, "rb")) for path in paths]
     is_records = {path.endswith(".jsonl") for path in paths}
@@ -107,7 +107,7 @@ def open_files(name: str, paths: Sequence[str], text_field: str) -> Source:
         raise ValueError(
             f"data.path={name} matches .jsonl files and others: name them as two parts, joined by ,"
         )
-    return RecordFiles(name, files, text_field) if is_records.pop() else TextFiles(name, files)
+    return RecordFiles(name, files, text_column) if is_records.pop() else TextFiles(name, files)
 
 
 def find_files(path: str, what: str = "data.path", accepted: str = "") -> list[str]:
@@ -162,8 +162,8 @@ class RecordFiles:
 
     in_characters = False
 
-    def __init__(self, name: str, files: Sequence[InputFile], field: str):
-        self.name, self.files, self.field = name, files, field
+    def __init__(self, name: str, files: Sequence[InputFile], column: str):
+        self.name, self.files, self.column = name, files, column
 
     def scan(self) -> tuple[str, int]:
         digests, total = [], 0
@@ -172,12 +172,12 @@ class RecordFiles:
                 digest, records = reading.digest_and_records(opened)
             digests.append(digest)
             total += records
-        return cache.digest(["records", self.field, digests]), total
+        return cache.digest(["records", self.column, digests]), total
 
     def pieces(self) -> Iterator[tuple[str, bool]]:
         for file in self.files:
             with file.open() as opened:
-                for text in reading.records(opened, file.name, self.field):
+                for text in reading.records(opened, file.name, self.column):
                     yield from ended(reading.document_pieces(text), True)
 
 
@@ -186,16 +186,16 @@ class RowTexts:
 
     in_characters = False
 
-    def __init__(self, name: str, rows: libraries.Rows, field: str):
-        self.name, self._rows, self._field = name, rows, field
+    def __init__(self, name: str, rows: libraries.Rows, column: str):
+        self.name, self._rows, self._column = name, rows, column
 
     def scan(self) -> tuple[str, int]:
         facts, count = self._rows.scan()
-        return cache.digest([self._field, *facts]), count
+        return cache.digest([self._column, *facts]), count
 
     def pieces(self) -> Iterator[tuple[str, bool]]:
         for where, row in self._rows:
-            text = reading.record_text(row, self._field, where)
+            text = reading.record_text(row, self._column, where)
             yield from ended(reading.document_pieces(text), True)
 
 
@@ -210,11 +210,11 @@ def ended(pieces: Iterator[str], ends_document: bool) -> Iterator[tuple[str, boo
         yield last or "", ends_document
 
 
-def _rows(path: str, text_field: str) -> RowTexts:
-    name, field = path, None
+def _rows(path: str, text_column: str) -> RowTexts:
+    name, column = path, None
     if path.startswith("tfds:"):
         match = re.fullmatch(r"(tfds:[^:]+(?::\d[\d.*]*)?(?:@[\w.-]+)?)(?::([^:]+))?", path)
         if match is None:
-            raise ValueError(f"data.path={path}: expected tfds:NAME[@SPLIT][:field]")
-        name, field = match.groups()
-    return RowTexts(path, libraries.open_rows("data.path", name, "train"), field or text_field)
+            raise ValueError(f"data.path={path}: expected tfds:NAME[@SPLIT][:column]")
+        name, column = match.groups()
+    return RowTexts(path, libraries.open_rows("data.path", name, "train"), column or text_column)

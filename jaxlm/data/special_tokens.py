@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlm.data import chat_templates
 from jaxlm.data.subword_tokenizers import checked, saved_meta, sha256, write
 
 BERT = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
@@ -74,6 +75,9 @@ class Extended:
         parts = [tokenizer.digest, *self.names]
         self.digest = sha256(b"jaxlm extended 1", *(part.encode("utf-8") for part in parts))
         self.encode, self.encode_batch = tokenizer.encode, tokenizer.encode_batch
+        if hasattr(tokenizer, "offsets"):
+            self.offsets = tokenizer.offsets
+        self.chat_template = chat_templates.of(tokenizer)
 
     def decode(self, ids: Iterable[int]) -> str:
         ids = checked(ids, self)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.data import bundled, spelling
+from jaxlm.data import bundled, chat_templates, spelling
 
 META_FILE = "tokenizer_meta.json"
 # Special wherever a vocabulary has them, even if its file doesn't say so.
@@ -64,6 +64,9 @@ class JsonTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def offsets(self, text: str) -> np.ndarray:
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).offsets)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._tokenizer.decode(checked(ids, self).tolist(), skip_special_tokens=False)
@@ -185,6 +188,10 @@ class SentencePieceTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [np.array(i, np.int32) for i in self._processor.encode(list(texts), out_type=int)]
 
+    def offsets(self, text: str) -> np.ndarray:
+        found = self._processor.encode(text, out_type="immutable_proto").pieces
+        return np.array([(piece.begin, piece.end) for piece in found])
+
     def decode(self, ids: Iterable[int]) -> str:
         return self._processor.decode(checked(ids, self).tolist())
 
@@ -265,9 +272,13 @@ def open_path(path: Any) -> Any:
 def write(
     directory: Any, tokenizer: Any, meta: dict, files: dict[str, bytes] | None = None
 ) -> None:
-    """Save a tokenizer's files, and the meta file that `load` reads."""
+    """Save a tokenizer's files, its chat template, and the meta file that `load` reads."""
     directory = open_path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    if (template := chat_templates.of(tokenizer)) is not None:
+        chat_templates.save(template, directory)
+    else:
+        (directory / chat_templates.FILE).unlink(missing_ok=True)  # of another tokenizer
     for name, data in (files or {}).items():
         (directory / name).write_bytes(data)
     text = json.dumps({**meta, "digest": tokenizer.digest}, ensure_ascii=False)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.data import bpe, special_tokens
+from jaxlm.data import bpe, chat_templates, special_tokens
 from jaxlm.data.subword_tokenizers import (
     META_FILE,
     JsonTokenizer,
@@ -67,8 +67,10 @@ def build(name_or_path: str, texts: Iterable[str] = ()) -> Any:
     if not path.is_file():
         raise ValueError(f"{where}: no such file")
     if name_or_path.endswith(".model"):
-        return SentencePieceTokenizer(path.name, path.read_bytes(), where)
-    return JsonTokenizer(path.name, path.read_bytes(), _eos_beside(path), where)
+        tokenizer = SentencePieceTokenizer(path.name, path.read_bytes(), where)
+    else:
+        tokenizer = JsonTokenizer(path.name, path.read_bytes(), _eos_beside(path), where)
+    return chat_templates.attached(tokenizer, chat_templates.read(path.parent))
 
 
 def trained(name: str, data: bytes) -> JsonTokenizer:
@@ -77,7 +79,7 @@ def trained(name: str, data: bytes) -> JsonTokenizer:
 
 
 def load(directory: Any) -> Any:
-    """The tokenizer saved in a directory, or its plain tokenizer.json or tokenizer.model.
+    """The tokenizer saved in a directory, or its plain tokenizer.json or tokenizer.model, with its chat template.
 
     Raises:
       ValueError: there is none, or it isn't the one that was saved.
@@ -96,7 +98,7 @@ def load(directory: Any) -> Any:
         raise ValueError(f"the tokenizer in {directory} is damaged: {error!r}") from error
     if tokenizer.digest != digest:
         raise ValueError(f"the tokenizer in {directory} is not the one saved: its digest differs")
-    return tokenizer
+    return chat_templates.attached(tokenizer, chat_templates.read(directory))
 
 
 def _from_meta(meta: dict[str, Any], directory: Any) -> Any:
@@ -125,6 +127,10 @@ class BytesTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [self.encode(text) for text in texts]
+
+    def offsets(self, text: str) -> np.ndarray:
+        places = np.repeat(np.arange(len(text)), [len(one.encode("utf-8")) for one in text])
+        return np.stack([places, places + 1], 1)
 
     def decode(self, ids: Iterable[int]) -> str:
         ids = checked(ids, self)
@@ -172,6 +178,10 @@ class CharsTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [self.encode(text) for text in texts]
+
+    def offsets(self, text: str) -> np.ndarray:
+        places = np.arange(len(text))
+        return np.stack([places, places + 1], 1)
 
     def decode(self, ids: Iterable[int]) -> str:
         pieces = [*self.characters, "\ufffd", "<eos>"]

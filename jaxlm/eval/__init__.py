@@ -15,9 +15,19 @@ EVALUATORS = {
     "accuracy": "jaxlm.eval.accuracy:Accuracy",
     "classification": "jaxlm.eval.classification:Classification",
     "tagging": "jaxlm.eval.tagging:Tagging",
+    "multi_task": "jaxlm.eval.multi_task:MultiTask",
+    "multi_label": "jaxlm.eval.multi_label:MultiLabel",
+    "regression": "jaxlm.eval.regression:Regression",
+    "choices": "jaxlm.eval.choices:Choices",
+    "spans": "jaxlm.eval.spans:Spans",
+    "answered_spans": "jaxlm.eval.spans:AnsweredSpans",
     "translation": "jaxlm.eval.translation:Translation",
     "summaries": "jaxlm.eval.summaries:Summaries",
+    "preference": "jaxlm.eval.preference:Preference",
     "answers": "jaxlm.eval.answers:Answers",
+    "exact_match": "jaxlm.eval.exact_match:ExactMatch",
+    "number_match": "jaxlm.eval.exact_match:NumberMatch",
+    "retrieval": "jaxlm.eval.retrieval:Retrieval",
 }
 
 

@@ -24,18 +24,23 @@ class Accuracy:
 
     def __init__(self, info: TaskInfo, seq_len: int, objective: str):
         """Args: seq_len is not used: every row of the split is scored once."""
-        self.num_labels = len(info.labels)
+        self.labels, self.num_labels = info.labels, len(info.labels)
         self.signature = f"objective={objective}"
         if info.tokenizer:
             self.signature += f"|tokenizer={info.tokenizer.name}"
 
     def outputs(self, output: ModelOutput, batch: Batch) -> dict[str, Array]:
-        """correct_BT, 0 or 1; with labels predictions_BT and nll_BT as well."""
+        """correct_BT, 0 or 1; with labels predictions_BT, their probability and nll_BT as well."""
         stats = output.token_stats(batch["targets"])
         if not self.num_labels:
             return {"correct": stats.correct}
-        predictions = jnp.argmax(output.logits(), axis=-1).astype(jnp.int32)
-        return {"correct": stats.correct, "predictions": predictions, "nll": stats.nll}
+        logits = output.logits()
+        return {
+            "correct": stats.correct,
+            "predictions": jnp.argmax(logits, axis=-1).astype(jnp.int32),
+            "confidences": jnp.exp(jnp.max(logits, axis=-1) - stats.log_z),
+            "nll": stats.nll,
+        }
 
     def run(self, predict: Callable[[Batch], dict[str, Any]], data: Iterable[Batch]) -> Scores:
         """Rows `accuracy`, `majority`; with labels `macro_f1` and `loss` as well; of each example its accuracy.
@@ -66,8 +71,8 @@ class Accuracy:
         ]
         right = (rows[0].statistics[:, 0] / per_row).tolist()
         examples = [
-            {"id": number, "score": score}
-            for number, score in zip(arrays["id"].tolist(), right, strict=True)
+            {"id": int(arrays["id"][row]), **self._answer(arrays, row), "score": score}
+            for row, score in enumerate(right)
         ]
         if self.num_labels:
             counts = class_counts(arrays["predictions"], targets, weights, self.num_labels)
@@ -76,6 +81,18 @@ class Accuracy:
                 share("loss", arrays["nll"], unit="nats/target"),
             ]
         return Scores(rows, examples)
+
+    def _answer(self, arrays: dict[str, np.ndarray], row: int) -> dict[str, Any]:
+        """Of data with labels what was predicted, and the truth."""
+        if not self.num_labels:
+            return {}
+        found: dict[str, Any] = {}
+        for name, classes in (("prediction", "predictions"), ("reference", "targets")):
+            chosen = arrays[classes][row][arrays["weights"][row] > 0]
+            found[name] = " ".join(self.labels[number] for number in chosen)
+        if arrays["targets"].shape[1] == 1:
+            found["probability"] = float(arrays["confidences"][row, 0])
+        return found
 
 
 def class_counts(

@@ -40,6 +40,13 @@ def exp_ratio(sums: np.ndarray) -> np.ndarray:
     return np.exp(np.minimum(ratio(sums), LARGEST_LOSS))
 
 
+def mean_ratio(sums: np.ndarray) -> np.ndarray:
+    """Of [numerators, denominators], K of each: the mean of those ratios that there are."""
+    above, below = np.split(sums, 2, axis=-1)
+    ratios = divide(above, below, 0.0)
+    return divide(ratios.sum(-1), (below != 0).sum(-1), np.nan)
+
+
 def f1(sums: np.ndarray) -> np.ndarray:
     """Of three, hits, predicted and true: 2 hits / (predicted + true); 0 where there are none."""
     return divide(2 * sums[..., 0], sums[..., 1] + sums[..., 2], 0.0)
@@ -84,6 +91,14 @@ def mcc(sums: np.ndarray) -> np.ndarray:
     size = true.sum(-1)
     both = hits.sum(-1) * size - (predicted * true).sum(-1)
     own = (size**2 - (predicted**2).sum(-1)) * (size**2 - (true**2).sum(-1))
+    return divide(both, np.sqrt(np.maximum(own, 0.0)), 0.0)
+
+
+def pearson(sums: np.ndarray) -> np.ndarray:
+    """Of six, examples, x, y, their squares and x y: the correlation of x and y; 0 where one of them never varies."""
+    count, x, y, xx, yy, xy = (sums[..., place] for place in range(6))
+    both = xy - divide(x * y, count, 0.0)
+    own = (xx - divide(x**2, count, 0.0)) * (yy - divide(y**2, count, 0.0))
     return divide(both, np.sqrt(np.maximum(own, 0.0)), 0.0)
 
 
@@ -145,12 +160,14 @@ def ter(sums: np.ndarray) -> np.ndarray:
 FINISH: dict[str, Finish] = {
     "ratio": ratio,
     "rate": rate,
+    "mean_ratio": mean_ratio,
     "exp_ratio": exp_ratio,
     "f1": f1,
     "macro_f1": macro_f1,
     "macro_precision": macro_precision,
     "macro_recall": macro_recall,
     "mcc": mcc,
+    "pearson": pearson,
     "ece": ece,
     "bleu": bleu,
     "chrf": chrf,

@@ -13,8 +13,10 @@ from jaxlm.core.types import Batch, TaskInfo
 from jaxlm.eval import Row, Scores
 from jaxlm.eval.finish import named
 
-WRITTEN = ("seq2seq", "image_to_text")
-"""Objectives whose targets are written from something else."""
+WRITTEN = (
+    "seq2seq", "image_to_text", "causal_lm", "distillation", "multi_task", "ppo", "grpo", "on_policy_distillation",
+)  # fmt: skip
+"""Objectives of models that write from something else, or on behind a prompt."""
 
 
 class Writes:
@@ -32,8 +34,8 @@ class Writes:
         """Raises ValueError for data whose targets are not written from a source, or a missing library."""
         if info.tokenizer is None or info.labels or objective not in WRITTEN:
             raise ValueError(
-                f'evaluators: "{self.name}" scores texts that are written from sources or images (data.kind="pairs" or '
-                f'"captions", objective.kind={" or ".join(WRITTEN)}), not objective.kind="{objective}"'
+                f'evaluators: "{self.name}" scores texts that are written from sources, images or prompts (data.kind="pairs", '
+                f'"captions" or "prompts", objective.kind={" or ".join(WRITTEN)}), not objective.kind="{objective}"'
             )
         self.rows(["a"], ["a"])  # a library that is missing is said now
         self.tokenizer = info.tokenizer

@@ -84,7 +84,7 @@ def _macro_f1_error(statistics_NK: np.ndarray) -> float:
     seen = sizes_C > 0
     sizes_C = np.where(seen, sizes_C, 1.0)
     f1_C = 2 * hits_NC.sum(0) / sizes_C
-    residuals = (hits_NC @ (2 / sizes_C) - sizes_NC @ (f1_C / sizes_C)) / seen.sum()
+    residuals = (hits_NC @ (2 / sizes_C) - sizes_NC @ (f1_C / sizes_C)) / max(seen.sum(), 1)
     return math.sqrt((residuals**2).sum() * count / (count - 1))
 
 

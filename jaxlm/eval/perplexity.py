@@ -29,6 +29,11 @@ class Perplexity:
                 f'evaluators: "perplexity" scores text, and the targets of this data are {len(info.labels)} classes: '
                 'set evaluators to ("accuracy",)'
             )
+        if info.num_outputs:
+            raise ValueError(
+                'evaluators: "perplexity" scores text, and the targets of this data are none: name the evaluator of its '
+                'kind, such as "spans", "choices" or "regression"'
+            )
         self.token_bytes = (
             info.tokenizer.token_bytes() if info.tokenizer else np.ones(info.vocab_size)
         )

@@ -10,13 +10,14 @@ import numpy as np
 
 from jaxlm import registry
 from jaxlm.core.types import Batch, ModelOutput, PyTree, Tokenizer
-from jaxlm.decode import METHODS
+from jaxlm.decode import METHODS, prompted
 from jaxlm.decode.stopping import text_of
 from jaxlm.decode.types import Request
 from jaxlm.eval import Evaluator, Scores
 
-HOST_ONLY = ("id", "input", "reference")
-"""Batch entries that only evaluators and people read: numbers and raw texts of examples."""
+HOST_ONLY = ("id", "input", "reference", "raw")
+"""Batch entries that only evaluators and people read: numbers and raw texts of examples, and what else one's own evaluator
+needs to know of them."""
 
 
 def compiled(
@@ -49,24 +50,27 @@ def compiled(
 def writing(
     writes: Mapping[str, Any], model: Any, tokenizer: Tokenizer
 ) -> Callable[[PyTree, Batch], dict[str, list[str]]]:
-    """{"texts": what an encoder-decoder writes} as a function of weights and a host batch; "" for filling rows.
+    """{"texts": what a model writes} as a function of weights and a host batch; "" for filling rows.
+
+    An encoder-decoder writes from its source, a causal model on behind a row's prompt (decode/prompted.py).
 
     Every process of a run writes all texts, as every one holds the whole batch. What is drawn, where anything is, depends on
     an example's `id` alone.
 
     Args:
       writes: see `Evaluator`.
-      model: has `init_cache` and `extend`, and `source_inputs` to write from.
+      model: has `init_cache` and `extend`.
       tokenizer: its `eos_id` ends a text.
 
     Raises:
       ValueError: a model that writes nothing, or a setting that the way of decoding doesn't have.
     """
-    if not hasattr(model, "extend") or not getattr(model, "source_inputs", ()):
+    if not hasattr(model, "extend"):
         raise ValueError(
-            f"evaluators: texts are written from sources, and {type(model).__name__} has none to write from; "
-            'model.kind="vlm", "glm", "encoder_decoder" or "t5" does'
+            f"evaluators: texts are to be written, and {type(model).__name__} writes none; "
+            'model.kind="gpt", "vlm", "glm", "encoder_decoder" or "t5" does'
         )
+    sources = getattr(model, "source_inputs", ())
     settings = dict(writes)
     kind, max_tokens = settings.pop("method", "sample"), settings.pop("max_tokens", 0)
     method = registry.lookup(METHODS, kind, "method")(**settings)
@@ -75,18 +79,25 @@ def writing(
     def predict(params: PyTree, batch: Batch) -> dict[str, list[str]]:
         rows = np.flatnonzero(batch["id"] >= 0)
         texts = [""] * len(batch["id"])
-        length = max_tokens or batch["tokens"].shape[1]
-        request = Request(
-            prompts=batch["tokens"][rows, :1].tolist(),
+        for row, best in zip(rows, method.write(model, params, asked(batch, rows)), strict=True):
+            texts[row] = text_of(tokenizer, best[0].tokens, begins=bool(sources))
+        return {"texts": texts}
+
+    def asked(batch: Batch, rows: np.ndarray) -> Request:
+        tokens, seeds = batch["tokens"][rows], batch["id"][rows].tolist()
+        if not sources:
+            prompts = prompted.prompts(tokens, batch["weights"][rows])
+            how = {"end_ids": end_ids, "seeds": seeds, "max_tokens": max_tokens}
+            return prompted.request(prompts, tokens.shape[1], **how)
+        length = max_tokens or tokens.shape[1]
+        return Request(
+            prompts=tokens[:, :1].tolist(),
             max_tokens=length,
             max_len=length + 1,
             end_ids=end_ids,
-            seeds=batch["id"][rows].tolist(),
-            inputs={name: batch[name][rows] for name in model.source_inputs if name in batch},
+            seeds=seeds,
+            inputs={name: batch[name][rows] for name in sources if name in batch},
         )
-        for row, best in zip(rows, method.write(model, params, request), strict=True):
-            texts[row] = text_of(tokenizer, best[0].tokens)
-        return {"texts": texts}
 
     return predict
 
@@ -101,7 +112,7 @@ def check_writes(evaluator: Any, model: Any, example: Batch) -> None:
     if "reference" not in example:
         raise ValueError(
             "evaluators: this data gives no texts to compare with what is written (no `reference` in its batches); "
-            'data.kind="pairs", "packed_pairs" or "captions" does'
+            'data.kind="pairs", "packed_pairs", "captions" or "prompts" does'
         )
 
 

@@ -39,7 +39,7 @@ RESULTS, EXAMPLES, STATISTICS, REPORT = (
 )
 LIBRARIES = (
     "jaxlm", "jax", "jaxlib", "flax", "numpy", "tokenizers", "sacrebleu", "rouge_score",
-    "scikit-learn", "seqeval", "nltk",
+    "scikit-learn", "seqeval", "nltk", "bm25s", "faiss-cpu", "snowballstemmer",
 )  # fmt: skip
 
 

@@ -71,6 +71,7 @@ FIXED = {
     "logit_soft_cap": 0.0,
     "num_experts": 0,
     "num_future": 1,
+    "value_head": False,
 }
 """What every GPT-2 has."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxlm.core.types import PyTree
-from jaxlm.interop import bert, gpt2, llama, mapping, t5, tensors
+from jaxlm.interop import bert, gpt2, llama, mapping, outward, t5, tensors
 from jaxlm.interop.fields import Reader
 from jaxlm.interop.mapping import Family, Tensors
 from jaxlm.interop.tensors import Outgoing
@@ -20,8 +20,7 @@ from jaxlm.registry import nearest
 
 FAMILIES: tuple[Family, ...] = (gpt2, llama, bert, t5)
 CONFIG, RECORD, KEPT = "config.json", "interop.json", "kept.safetensors"
-GENERATION = "generation_config.json"
-FORMAT = 1
+GENERATION, FORMAT = "generation_config.json", 1
 BESIDE = (
     "config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -67,7 +66,10 @@ def open_folder(path: Path) -> Source:
     found = {name: path / name for name in ("tokenizer.json", "tokenizer_config.json")}
     if not found["tokenizer.json"].is_file():
         models = [path / name for name in ("tokenizer.model", "spiece.model")]
-        found = {"tokenizer.model": next((one for one in models if one.is_file()), path / "none")}
+        model = next((one for one in models if one.is_file()), None)
+        beside = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+        found = {name: path / name for name in beside} | {"tokenizer.model": model}
+        found = found if model else {}
     tokenizer = {name: file for name, file in found.items() if file.is_file()}
     return Source(path, family, hf, fields, tensors.open_folder(path), tokenizer)
 
@@ -126,11 +128,7 @@ class Recorded(NamedTuple):
 
 def record(source: Source, unused: tuple[str, ...], folder: Path) -> None:
     """Write what an export needs to give the same files back: names, types, shards, tensors without a place here."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in BESIDE:
-        if (source.path / name).is_file():
-            (folder / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source.path / name, folder / name)
+    keep_beside(source, folder)
     if source.path.is_file():  # a .gguf says in itself what these files say
         ends = {"eos_token_id": source.hf.get("eos_token_id")}
         (folder / GENERATION).write_text(json.dumps(ends) + "\n")
@@ -148,6 +146,19 @@ def record(source: Source, unused: tuple[str, ...], folder: Path) -> None:
         },
     }
     (folder / RECORD).write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def keep_beside(source: Source, folder: Path) -> None:
+    """Copy the files that say how a model is used: its tokenizer, its templates, where its texts end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _copy_beside(source.path, folder)
+
+
+def _copy_beside(source: Path, folder: Path) -> None:
+    for name in BESIDE:
+        if (source / name).is_file():
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, folder / name)
 
 
 def recorded(folder: Path) -> tuple[dict[str, Any], Recorded] | None:
@@ -176,7 +187,7 @@ def save_again(folder: Path, config: Any, params: PyTree, imported: Path) -> lis
     hf, stored = recorded(imported)
     family = family_of(hf, str(imported))
     matched = mapping.match(family, config, stored)
-    ours = mapping.export(family, config, params, matched.names)
+    ours = outward.export(family, config, params, matched.names)
     outgoing = {
         name: Outgoing(stored.dtypes[name], shape, make) for name, (shape, make) in ours.items()
     }
@@ -190,10 +201,7 @@ def save_again(folder: Path, config: Any, params: PyTree, imported: Path) -> lis
         tensors.save_file(folder / file, shard)
     if list(shards) != [tensors.SINGLE]:
         tensors.save_index(folder, shards)
-    for name in BESIDE:
-        if (imported / name).is_file():
-            (folder / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(imported / name, folder / name)
+    _copy_beside(imported, folder)
     return sorted(shards)
 
 
@@ -216,10 +224,9 @@ def save_folder(
     """
     outgoing = {
         name: Outgoing("F32", shape, make)
-        for name, (shape, make) in mapping.export(family, config, params).items()
+        for name, (shape, make) in outward.export(family, config, params).items()
     }
-    text = json.dumps({**hf, "dtype": "float32"}, indent=2)
-    (folder / CONFIG).write_text(text + "\n")
+    (folder / CONFIG).write_text(json.dumps({**hf, "dtype": "float32"}, indent=2) + "\n")
     return tensors.save_folder(folder, outgoing, max_shard_bytes)
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import jax
 
 from jaxlm import api
+from jaxlm.data import chat_templates
 from jaxlm.eval.likelihood import Likelihood
 from jaxlm.eval.results import weights_digest
-from jaxlm.interop import chat
 from jaxlm.interop.lm_eval_options import Writing, check_arguments
 from jaxlm.interop.lm_eval_texts import Vocabulary
 from jaxlm.registry import need
@@ -202,7 +202,7 @@ class JaxLM(TemplateLM):
           ValueError: the model has no template, or it refuses that too.
         """
         how = {"add_generation_prompt": add_generation_prompt, "go_on": not add_generation_prompt}
-        template = chat.needed(self.lm.chat_template)
+        template = chat_templates.needed(self.lm.chat_template)
         try:
             return template.render(chat_history, **how)
         except ValueError as error:
@@ -224,7 +224,7 @@ class JaxLM(TemplateLM):
             raise ValueError(
                 f"apply_chat_template={chat_template}: the model has one template, the default"
             )
-        return chat.needed(self.lm.chat_template).source
+        return chat_templates.needed(self.lm.chat_template).source
 
     @property
     def tokenizer_name(self) -> str:

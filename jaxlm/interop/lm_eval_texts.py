@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxlm.interop import chat_tokens
+from jaxlm.data import chat_tokens
 
 
 class Vocabulary:

@@ -1,6 +1,7 @@
 """Our parameters against tensors that stand under other names and in other layouts: one list of entries, read both ways.
 
-A family (gpt2.py, llama.py, bert.py, t5.py) says what is what; this file moves the numbers, one tensor at a time.
+A family (gpt2.py, llama.py, bert.py, t5.py) says what is what; this file moves the numbers in, one tensor at a time, and
+outward.py moves them out.
 Not here: file formats (tensors.py, gguf.py) and configs (the families).
 """
 
@@ -15,6 +16,8 @@ import numpy as np
 
 from jaxlm.core.types import Array, PyTree
 
+OWN_HEADS = ("value",)
+"""Our subtrees that stand in no other layout."""
 SHOWN = 8
 """Names of each sort that one error shows."""
 FLOATS = ("F32", "F16", "BF16")
@@ -91,7 +94,7 @@ def match(family: Family, config: Any, tensors: Tensors, abstract: PyTree | None
       ValueError: one error that names what is missing, left over, or of another shape or type.
     """
     entries = family.entries(config)
-    candidates = {entry.ours: _spellings(family, entry.theirs) for entry in entries}
+    candidates = {entry.ours: spelled(family, entry.theirs) for entry in entries}
     names, missing, fresh = {}, [], []
     for ours, spellings in candidates.items():
         found = next((name for name in spellings if name in tensors.shapes), None)
@@ -128,14 +131,14 @@ def _other_shapes(
     found = {
         f"{name}: {list(tensors.shapes[name])}, expected {list(expected)}": None
         for leaf, struct in flatten(abstract).items()
-        for path in _layers(leaf, struct)
+        for path in layers(leaf, struct)
         if (name := names.get(path))
-        and tensors.shapes[name] != (expected := _their_shape(by_path[path], leaf, struct, config))
+        and tensors.shapes[name] != (expected := their_shape(by_path[path], leaf, struct, config))
     }
     return list(found)
 
 
-def _spellings(family: Family, name: str) -> list[str]:
+def spelled(family: Family, name: str) -> list[str]:
     """The ways that a tensor's name is found written, ours first."""
     spellings = [name]
     if family.PREFIX and name.startswith(family.PREFIX):
@@ -143,6 +146,11 @@ def _spellings(family: Family, name: str) -> list[str]:
     for new, old in family.ALIASES:
         spellings += [spelling.replace(new, old) for spelling in spellings if new in spelling]
     return spellings
+
+
+def ends_with(module: str, end: str) -> bool:
+    """Whether a module's dotted name is `end`, or ends with it."""
+    return module == end or module.endswith(f".{end}")
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
@@ -179,15 +187,19 @@ def load(
       ValueError: see `match`.
     """
     entries = {entry.ours: entry for entry in family.entries(config)}
-    wanted = flatten(abstract)
-    if unknown := {path for leaf in wanted for path in _layers(leaf, wanted[leaf])} ^ set(entries):
+    leaves = flatten(abstract)
+    wanted = {path: leaf for path, leaf in leaves.items() if path.split("/")[0] not in OWN_HEADS}
+    if unknown := {path for leaf in wanted for path in layers(leaf, wanted[leaf])} ^ set(entries):
         raise AssertionError(f"{family.NAME}.entries and the model differ: {sorted(unknown)[:8]}")
     matched = match(family, config, tensors, abstract)
+    matched = matched._replace(
+        fresh=(*matched.fresh, *(path for path in leaves if path not in wanted))
+    )
     _check_copies(family, tensors, matched)
     return {
         leaf: _place(struct, [_view(entries[path], tensors, matched) for path in paths])
         for leaf, struct in wanted.items()
-        if (paths := _layers(leaf, struct))[0] in matched.names
+        if (paths := layers(leaf, struct))[0] in matched.names
     }, matched
 
 
@@ -209,15 +221,21 @@ def _equal(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and all(np.array_equal(a[piece], b[piece]) for piece in pieces)
 
 
-def _layers(leaf: str, struct: Any) -> list[str]:
+def is_scanned(leaf: str) -> bool:
+    """Whether a leaf holds one parameter of all layers."""
+    return bool(_SCANNED.search(leaf))
+
+
+def layers(leaf: str, struct: Any) -> list[str]:
     """The paths in `entries` that one leaf holds: one for each layer where they are scanned."""
-    if not _SCANNED.search(leaf):
+    if not is_scanned(leaf):
         return [leaf]
     return [_SCANNED.sub(rf"\g<1>block_{layer}/", leaf) for layer in range(struct.shape[0])]
 
 
-def _their_shape(entry: Entry, leaf: str, struct: Any, config: Any) -> tuple[int, ...]:
-    shape = list(struct.shape[1:] if _SCANNED.search(leaf) else struct.shape)
+def their_shape(entry: Entry, leaf: str, struct: Any, config: Any) -> tuple[int, ...]:
+    """The shape of the tensor that an entry is of."""
+    shape = list(struct.shape[1:] if is_scanned(leaf) else struct.shape)
     if entry.vocab_axis is not None:
         shape[entry.vocab_axis] = config.vocab_size
     if entry.transpose:
@@ -229,12 +247,17 @@ def _their_shape(entry: Entry, leaf: str, struct: Any, config: Any) -> tuple[int
 
 def _view(entry: Entry, tensors: Tensors, matched: Matched) -> np.ndarray:
     """A tensor in our layout, without the padding; nothing is copied."""
-    array = tensors.read(matched.names[entry.ours])
-    if entry.part:
-        which, count = entry.part
-        width = array.shape[-1] // count
-        array = array[..., which * width : (which + 1) * width]
+    array = part_of(tensors.read(matched.names[entry.ours]), entry)
     return array.T if entry.transpose else array
+
+
+def part_of(array: np.ndarray, entry: Entry) -> np.ndarray:
+    """What of a tensor, or of something with the same last axis, is an entry's."""
+    if not entry.part:
+        return array
+    which, count = entry.part
+    width = array.shape[-1] // count
+    return array[..., which * width : (which + 1) * width]
 
 
 def _place(struct: Any, views: list[np.ndarray]) -> Array:
@@ -255,51 +278,3 @@ def _place(struct: Any, views: list[np.ndarray]) -> Array:
 
     array = jax.make_array_from_callback(struct.shape, sharding, part)
     return jax.block_until_ready(array)  # the host's copy is gone before the next is made
-
-
-def export(
-    family: Family, config: Any, params: PyTree, names: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """Their tensors from our parameters, one at a time.
-
-    Args:
-      family: what is what.
-      config: of the model.
-      params: the arrays.
-      names: what to call them, by our path (`Matched.names`); what is not in it is left out.
-
-    Returns:
-      Name -> (shape, a function that makes the float32 array), in the order of `entries`.
-    """
-    leaves = flatten(params)
-    where = {
-        path: (leaf, layer if _SCANNED.search(leaf) else None)
-        for leaf, array in leaves.items()
-        for layer, path in enumerate(_layers(leaf, array))
-    }
-    named: dict[str, list[Entry]] = {}
-    for entry in family.entries(config):
-        name = entry.theirs if names is None else names.get(entry.ours)
-        if name is not None:
-            named.setdefault(name, []).append(entry)
-
-    def ours(entry: Entry) -> np.ndarray:
-        leaf, layer = where[entry.ours]
-        array = np.asarray(leaves[leaf] if layer is None else leaves[leaf][layer])
-        if entry.vocab_axis is not None:
-            rows = [slice(None)] * array.ndim
-            rows[entry.vocab_axis] = slice(config.vocab_size)
-            array = array[tuple(rows)]
-        return array.T if entry.transpose else array
-
-    def theirs(entries: list[Entry]) -> np.ndarray:
-        parts = sorted(entries, key=lambda entry: entry.part or (0, 1))
-        return ours(entries[0]) if len(parts) == 1 else np.concatenate(list(map(ours, parts)), -1)
-
-    return {
-        name: (
-            _their_shape(entries[0], leaf := where[entries[0].ours][0], leaves[leaf], config),
-            lambda entries=entries: theirs(entries),
-        )
-        for name, entries in named.items()
-    }

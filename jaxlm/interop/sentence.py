@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jaxlm.core import sentences
 from jaxlm.core.types import Array, PyTree
 
 MODULES = ("Transformer", "Pooling", "Normalize")
-BATCH, WIDTH = 32, 64
-"""Texts at once, and what their width is rounded up to, so that few programs are ever compiled."""
+BATCH = 32  # texts at once
+WIDTHS = (16, 32, 64)
+"""What the width of a batch is rounded up to, beyond them to a multiple of the last: few programs are ever compiled."""
 MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
 
 
@@ -99,7 +100,8 @@ def embed(
 
 
 def _padded(rows: Sequence[Sequence[int]], limit: int) -> dict[str, np.ndarray]:
-    width = -(-max(1, *map(len, rows)) // WIDTH) * WIDTH
+    longest = max(1, *map(len, rows))
+    width = next((one for one in WIDTHS if longest <= one), -(-longest // WIDTHS[-1]) * WIDTHS[-1])
     shape = (len(rows), min(width, limit))
     batch = {"tokens": np.zeros(shape, np.int32), "segment_ids": np.zeros(shape, np.int32)}
     for number, row in enumerate(rows):
@@ -110,13 +112,6 @@ def _padded(rows: Sequence[Sequence[int]], limit: int) -> dict[str, np.ndarray]:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _vectors(model: Any, how: Sentence, params: PyTree, batch: dict[str, Array]) -> Array:
-    hidden_BTD = model.apply({"params": params}, **batch).hidden.astype(jnp.float32)
-    real_BT = (batch["segment_ids"] > 0).astype(jnp.float32)
-    vectors_BD = hidden_BTD[:, 0]
-    if how.pooling == "mean":
-        total_BD = jnp.einsum("BTD,BT->BD", hidden_BTD, real_BT)
-        vectors_BD = total_BD / jnp.maximum(real_BT.sum(1, keepdims=True), 1.0)
-    if how.normalise:
-        norms_B = jnp.linalg.norm(vectors_BD, axis=1, keepdims=True)
-        vectors_BD = vectors_BD / jnp.maximum(norms_B, 1e-12)
-    return vectors_BD
+    hidden_BTD = model.apply({"params": params}, **batch).hidden
+    segment_ids_BT = batch["segment_ids"]
+    return sentences.vectors(hidden_BTD, segment_ids_BT, 1, how.pooling, how.normalise)[:, 0]

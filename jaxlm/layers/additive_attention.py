@@ -40,8 +40,14 @@ class AdditiveAttention(nn.Module):
     @nn.compact
     def __call__(
         self, x: Array, sight: Sight, cache: LayerCache | None = None
-    ) -> tuple[Array, LayerCache]:
-        """As a cross-attending `Attention`: the cache holds U s, so that decoding makes it once."""
+    ) -> tuple[Array, LayerCache, None]:
+        """As a cross-attending `Attention`: the cache holds U s, so that decoding makes it once.
+
+        Raises:
+          ValueError: probabilities are asked for: no more than a chunk of them exists at once.
+        """
+        if "attention" in sight.shown:
+            raise ValueError('model.cross_attention="additive" can\'t show its probabilities')
 
         def heads(name: str, origin: Array, bias: bool) -> Array:
             width = self.num_heads * self.head_dim
@@ -63,7 +69,7 @@ class AdditiveAttention(nn.Module):
         out = Linear(
             x.shape[-1], ("heads", "embed"), self.out_init, self.bias, self.dtype, name="out"
         )
-        return out(y), cache
+        return out(y), cache, None
 
 
 def attend(

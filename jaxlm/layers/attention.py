@@ -13,6 +13,9 @@ from jaxlm.layers.attention_backends import Part, Spec
 from jaxlm.layers.linear import Initializer, Linear
 from jaxlm.layers.norm import RMSNorm
 
+SHOWN = ("states", "attention")
+"""What every layer of a stack can give besides its states, on request: those states themselves, and its probabilities."""
+
 
 @flax.struct.dataclass
 class Sight:
@@ -26,6 +29,7 @@ class Sight:
     bias_RH: Array | None = None  # T5's relative position bias; the stack puts it in
     source_BSD: Array | None = None  # an encoder's output
     source_segment_ids_BS: Array | None = None
+    shown: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())  # of SHOWN
 
     def real(self, length: int) -> Array | None:
         """Which of `length` tokens are no filling, bool [B, T]; None: all."""
@@ -62,7 +66,8 @@ NOWHERE = 2**30
 class Attention(nn.Module):
     """Multi- or grouped-query attention (Vaswani et al. 2017; Ainslie et al. 2023, arXiv:2305.13245).
 
-    To a layer's own tokens, or with `spec.cross` to those of `sight.source_BSD`, which have no rotary positions.
+    To a layer's own tokens, or with `spec.cross` to those of `sight.source_BSD`, which have no rotary positions. Gives what
+    is read, the new cache, and the probabilities [B, H, T, S] where `sight.shown` asks for them.
     """
 
     num_heads: int
@@ -85,7 +90,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(
         self, x: Array, sight: Sight, cache: LayerCache | None = None
-    ) -> tuple[Array, LayerCache | None]:
+    ) -> tuple[Array, LayerCache | None, Array | None]:
         def heads(name: str, count: int, origin: Array, init: Initializer) -> Array:
             width = count * self.head_dim
             linear = Linear(width, ("embed", "heads"), init, self.qkv_bias, self.dtype, name=name)
@@ -104,15 +109,15 @@ class Attention(nn.Module):
             k = heads("k", self.num_kv_heads, origin, self.kernel_init)
             v = heads("v", self.num_kv_heads, origin, self.kernel_init)
         if self.spec.cross:
-            y = self._cross(q, k, v, sight, decoding=cache is not None)
+            y, probs = self._cross(q, k, v, sight, decoding=cache is not None)
             cache = LayerCache(jnp.swapaxes(k, 2, 3), v)
         else:
-            y, cache = self._self(q, k, v, sight, cache)
+            y, cache, probs = self._self(q, k, v, sight, cache)
         y = jnp.swapaxes(y, 1, 2).reshape(*x.shape[:2], -1)
         out = Linear(
             x.shape[-1], ("heads", "embed"), self.out_init, self.bias, self.dtype, name="out"
         )
-        return out(y), cache
+        return out(y), cache, probs
 
     def _self(self, q, k, v, sight: Sight, cache: LayerCache | None):
         if sight.rotary is not None:
@@ -121,8 +126,8 @@ class Attention(nn.Module):
         if cache is None:
             ids = sight.segment_ids_BT
             pair = None if ids is None else (ids, ids)
-            y = attention_backends.attend(q, k, v, self.spec, self.backend, segments=pair, **given)
-            return y, None
+            y, probs = self._whole(q, k, v, sight, segments=pair, **given)
+            return y, None, probs
         places_BT = sight.positions_BT
         new = Part(jnp.swapaxes(k, 2, 3), v, places_BT)
         start_B, length = places_BT[:, 0], places_BT.shape[1]
@@ -133,16 +138,22 @@ class Attention(nn.Module):
         else:
             parts = (_held(written, end_B),)
         y = attention_backends.attend_cache(q, parts, self.spec, places_BT, **given)
-        return y, written
+        return y, written, None
 
-    def _cross(self, q, k, v, sight: Sight, decoding: bool) -> Array:
+    def _whole(self, q, k, v, sight: Sight, **given) -> tuple[Array, Array | None]:
+        if "attention" in sight.shown:
+            return attention_backends.attend_shown(q, k, v, self.spec, **given)
+        return attention_backends.attend(q, k, v, self.spec, self.backend, **given), None
+
+    def _cross(self, q, k, v, sight: Sight, decoding: bool) -> tuple[Array, Array | None]:
         pair = source_segments(sight, q.shape[2], k.shape[2])
         if decoding:
             where = sight.positions_BT
             slots = jnp.arange(k.shape[2], dtype=jnp.int32)[None]
             part = Part(jnp.swapaxes(k, 2, 3), v, slots)
-            return attention_backends.attend_cache(q, (part,), self.spec, where, segments=pair)
-        return attention_backends.attend(q, k, v, self.spec, self.backend, segments=pair)
+            y = attention_backends.attend_cache(q, (part,), self.spec, where, segments=pair)
+            return y, None
+        return self._whole(q, k, v, sight, segments=pair)
 
 
 def source_segments(sight: Sight, length: int, source_length: int) -> tuple[Array, Array] | None:

@@ -95,6 +95,28 @@ def attend(
     return run(q_BHTK, k_BGSK, v_BGSK, spec, segments, prefix_B, bias_RH)
 
 
+def attend_shown(
+    q_BHTK: Array,
+    k_BGSK: Array,
+    v_BGSK: Array,
+    spec: Spec,
+    *,
+    segments: tuple[Array, Array] | None = None,
+    prefix_B: Array | None = None,
+    bias_RH: Array | None = None,
+) -> tuple[Array, Array]:
+    """As `attend` by the plain form, and the probabilities of each query's keys, float32 [B, H, T, S].
+
+    No kernel gives these, so whoever asks for them pays for the whole matrix.
+    """
+    spec = _with_arguments(spec, segments, prefix_B, bias_RH)
+    query_pos, key_pos = _places(q_BHTK), _places(k_BGSK)
+    part = Part(jnp.swapaxes(k_BGSK, 2, 3), v_BGSK, key_pos)
+    probs = _probabilities(q_BHTK, [part], spec, segments, prefix_B, bias_RH, query_pos)
+    shape = *q_BHTK.shape[:3], k_BGSK.shape[2]
+    return _mixed(q_BHTK, [part], probs), probs.reshape(shape)
+
+
 def attend_cache(
     q_BHTK: Array,
     parts: Sequence[Part],
@@ -127,13 +149,24 @@ def _with_arguments(spec: Spec, segments, prefix_B, bias_RH) -> Spec:
 
 
 def _plain(q, k, v, spec: Spec, segments, prefix_B, bias_RH) -> Array:
-    query_pos, key_pos = (jnp.arange(x.shape[2], dtype=jnp.int32)[None] for x in (q, k))
-    part = Part(jnp.swapaxes(k, 2, 3), v, key_pos)
-    return _dense(q, [part], spec, segments, prefix_B, bias_RH, query_pos)
+    part = Part(jnp.swapaxes(k, 2, 3), v, _places(k))
+    return _dense(q, [part], spec, segments, prefix_B, bias_RH, _places(q))
+
+
+def _places(x_BHTK: Array) -> Array:
+    return jnp.arange(x_BHTK.shape[2], dtype=jnp.int32)[None]
 
 
 def _dense(q, parts: Sequence[Part], spec: Spec, segments, prefix_B, bias_RH, query_pos) -> Array:
     """One softmax over the whole T x S matrix, differentiated by JAX: the plainest form."""
+    probs = _probabilities(q, parts, spec, segments, prefix_B, bias_RH, query_pos)
+    return _mixed(q, parts, probs)
+
+
+def _probabilities(
+    q, parts: Sequence[Part], spec: Spec, segments, prefix_B, bias_RH, query_pos
+) -> Array:
+    """Float32 [B, G, R, T, S]."""
     queries = attention_scores.group(attention_scores.scaled(q, spec), parts[0].v_BGSK)
     products = [
         attention_scores.product("BGRTK,BGKS->BGRTS", queries, part.k_BGKS) for part in parts
@@ -148,7 +181,12 @@ def _dense(q, parts: Sequence[Part], spec: Spec, segments, prefix_B, bias_RH, qu
     scores = attention_scores.finish(
         numerics.soft_cap(scores, spec.soft_cap), bias, None if mask is None else mask[:, :, None]
     )
-    probs = jax.nn.softmax(scores, axis=-1).astype(parts[0].v_BGSK.dtype)
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def _mixed(q, parts: Sequence[Part], probs: Array) -> Array:
+    """Values by their probabilities."""
+    probs = probs.astype(parts[0].v_BGSK.dtype)
     ends = list(itertools.accumulate(part.v_BGSK.shape[2] for part in parts))
     shares = jnp.split(probs, ends[:-1], axis=-1)
     mixed = [

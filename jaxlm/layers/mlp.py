@@ -11,9 +11,15 @@ import jax.numpy as jnp
 from jaxlm.core.types import Array
 from jaxlm.layers.linear import Initializer, Linear
 
+
+def _gelu_exact(x: Array) -> Array:
+    """x Phi(x) by erf; by erfc, as jax.nn.gelu has it, it costs twice as much on a CPU."""
+    return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
+
+
 ACTIVATIONS = {
     "gelu": functools.partial(jax.nn.gelu, approximate=True),
-    "gelu_exact": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_exact": _gelu_exact,
     "relu": jax.nn.relu,
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),
     "swiglu": jax.nn.silu,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from jaxlm.core.types import Array
-from jaxlm.layers.attention import Caches, LayerCache, Sight
+from jaxlm.layers.attention import SHOWN, Caches, LayerCache, Sight
 from jaxlm.layers.attention_backends import Spec
 from jaxlm.layers.embedding import Embedding
 from jaxlm.layers.moe import MoE
@@ -18,7 +17,7 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)), as GPT-2 and Llama; a decoder's block reads its source between.
 
     With `config.post_norm` each step is norm(x + f(x)), as BERT. Gives the states, and (the new cache, what the block's
-    router reports of itself, or {}).
+    router reports of itself and what `sight.shown` asks for).
     """
 
     config: TransformerConfig
@@ -42,24 +41,29 @@ class Block(nn.Module):
 
         norm = cfg.make_norm("attention_norm")
         attention = cfg.make_attention("attention", self.spec)
-        mixed, own = attention(before(norm, x), sight, cache)
+        mixed, own, probs = attention(before(norm, x), sight, cache)
+        shown = {} if probs is None else {"attention": probs}
         x = after(norm, x, mixed)
         if self.cross:
             norm = cfg.make_norm("cross_norm")
             soft_cap, scale = self.spec.soft_cap, self.spec.scale
             spec = Spec(causal=False, soft_cap=soft_cap, cross=True, scale=scale)
-            read, source = cfg.make_attention("cross", spec)(
+            read, source, probs = cfg.make_attention("cross", spec)(
                 before(norm, x), sight, None if cache is None else cache.cross
             )
             x = after(norm, x, read)
             own = None if own is None else own.replace(cross=source)
+            shown |= {} if probs is None else {"cross_attention": probs}
         norm = cfg.make_norm("mlp_norm")
         if self.dense:
             branch, aux = cfg.make_mlp("mlp", cfg.ff_width)(before(norm, x)), {}
         else:
             moe = MoE(cfg, self.train, name="moe")
             branch, aux = moe(before(norm, x), sight.real(x.shape[1]))
-        return after(norm, x, branch), (own, aux)
+        x = after(norm, x, branch)
+        if "states" in sight.shown:
+            shown["states"] = x
+        return x, (own, aux | shown)
 
 
 def make_block(config: TransformerConfig, spec: Spec, cross: bool, train: bool):
@@ -85,7 +89,9 @@ class Stack(nn.Module):
     """`num_layers` blocks that see as `spec` says. `caches`: as `empty_caches` makes them, or None.
 
     With `spec.relative` the stack owns the table of position biases that all its layers share. Gives the states, the new
-    caches, and what the layers report of themselves, each entry with a first axis for the layers that have it.
+    caches, and what the layers report of themselves, each entry with a first axis for the layers that have it: of a router,
+    and, where `sight.shown` asks for them, "states" [N, B, T, D] after each block, "attention" and "cross_attention"
+    [N, B, H, T, S]. Those are of whole sequences: not with caches.
     """
 
     config: TransformerConfig
@@ -97,6 +103,10 @@ class Stack(nn.Module):
     @nn.compact
     def __call__(self, x: Array, sight: Sight, caches: Caches | None = None):
         cfg = self.config
+        if unknown := set(sight.shown) - set(SHOWN):
+            raise ValueError(f"shown={sorted(unknown)}: accepted are {', '.join(SHOWN)}")
+        if sight.shown and caches is not None:
+            raise ValueError("shown with caches: layers show whole sequences")
         if self.spec.relative is not None:
             init = nn.initializers.normal(cfg.d_model**-0.5)
             axes = (None, "heads")
@@ -122,8 +132,8 @@ class Stack(nn.Module):
                 cache, before = None if caches is None else caches[layer], x
                 x, (cache, extra) = block(layer, name=f"block_{layer}")(x, sight, cache)
                 new_caches.append(cache)
-                if extra:
-                    extras.append(extra)
+                extras.append(extra)
             caches = None if caches is None else tuple(new_caches)
-            aux = jax.tree.map(lambda *parts: jnp.stack(parts), *extras) if extras else {}
+            names = dict.fromkeys(name for extra in extras for name in extra)
+            aux = {name: jnp.stack([e[name] for e in extras if name in e]) for name in names}
         return x, caches, aux | ({"fork_BTD": before} if self.fork else {})

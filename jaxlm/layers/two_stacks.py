@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxlm.core.outputs import NeuralOutput
 from jaxlm.core.types import Array, PyTree
 from jaxlm.layers import attention_backends
-from jaxlm.layers.attention import Caches, Sight, empty_caches
+from jaxlm.layers.attention import SHOWN, Caches, Sight, empty_caches
 from jaxlm.layers.attention_backends import Spec
 from jaxlm.layers.embedding import Embedding
 from jaxlm.layers.transformer import Stack
@@ -47,6 +47,7 @@ class TwoStacks(nn.Module):
     )
     source_inputs: ClassVar[tuple[str, ...]] = ("source", "source_segment_ids")
     direction: ClassVar[str] = "encoder_decoder"
+    shows: ClassVar[tuple[str, ...]] = SHOWN
     config: TwoStacksConfig
 
     def tables(self) -> tuple[Embedding, Embedding]:
@@ -80,9 +81,11 @@ class TwoStacks(nn.Module):
         positions: Array | None = None,
         source_positions: Array | None = None,
         *,
+        prefix: Array | None = None,
         train: bool = False,
         caches: Caches | None = None,
         lengths: Array | None = None,
+        shown: tuple[str, ...] = (),
     ) -> NeuralOutput | tuple[NeuralOutput, Caches]:
         """Score every position of the decoder.
 
@@ -94,12 +97,16 @@ class TwoStacks(nn.Module):
           source_segment_ids: int32 [B, S], likewise.
           positions: int32 [B, T]; 0.. by default. In packed rows they begin again with each segment.
           source_positions: int32 [B, S], likewise.
+          prefix: float [B, P, D], vectors that are no tokens (a learned prompt), read before every source, of segment 1 and
+            without positions in a table or a wave.
           train: dropout (stream "dropout") and rematerialisation on.
           caches: keys and values of earlier positions, from `extend`.
           lengths: int32 [B], with caches; the rest of a row is filling.
+          shown: what of every layer is to stand in `aux`: "states", "attention" (layers/transformer.py: Stack), each
+            behind its side ("encoder/states", "decoder/cross_attention"); of whole sequences only.
 
         Returns:
-          The output; with caches, also the new ones. What layers of both stacks report under one name stands in
+          The output; with caches, also the new ones. What routers of both stacks report under one name stands in
           its `aux` one after the other, the encoder's first.
 
         Raises:
@@ -110,17 +117,25 @@ class TwoStacks(nn.Module):
         source_table, target_table = self.tables()
 
         def run(side: str, config: TwoStacksConfig, x: Array, sight: Sight, caches: Caches | None):
-            x = drop(self.begin(side, x, sight.positions_BT))
+            x = self.begin(side, x, sight.positions_BT)
+            if side == "encoder" and prefix is not None:
+                x = jnp.concatenate([prefix.astype(x.dtype), x], axis=1)
+            x = drop(x)
             x = nn.with_logical_constraint(x, ("batch", "length", None))
             decoding = side == "decoder"
             stack = Stack(config, config.spec(decoding), decoding, train, name=side)
             x, caches, aux = stack(x, sight, caches)
+            own = (*SHOWN, "cross_attention")
+            aux = {f"{side}/{n}" if n in own else n: values for n, values in aux.items()}
             return self.end(side, x, drop), caches, aux
 
+        if prefix is not None and source_segment_ids is not None:
+            before = ((0, 0), (prefix.shape[1], 0))
+            source_segment_ids = jnp.pad(source_segment_ids, before, constant_values=1)
         encoded, source_aux = None, {}
         if source is not None:
             places = self._places(source, source_positions)
-            sight = Sight(places, segment_ids_BT=source_segment_ids)
+            sight = Sight(places, segment_ids_BT=source_segment_ids, shown=tuple(shown))
             encoded, _, source_aux = run("encoder", cfg, source_table(source), sight, None)
         sight = Sight(
             self._places(tokens, positions),
@@ -128,6 +143,7 @@ class TwoStacks(nn.Module):
             segment_ids_BT=segment_ids,
             source_BSD=encoded,
             source_segment_ids_BS=source_segment_ids,
+            shown=tuple(shown),
         )
         x, new_caches, aux = run("decoder", cfg.decoder, target_table(tokens), sight, caches)
         x, head = self.head(x, target_table)

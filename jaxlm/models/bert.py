@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxlm.core.outputs import NeuralOutput
 from jaxlm.core.types import Array, PyTree
 from jaxlm.layers import attention_backends
-from jaxlm.layers.attention import Sight
+from jaxlm.layers.attention import SHOWN, Sight
 from jaxlm.layers.attention_backends import Spec
 from jaxlm.layers.embedding import Embedding
 from jaxlm.layers.linear import Initializer, Linear, named
@@ -70,6 +70,7 @@ class BERT(nn.Module):
     inputs: ClassVar[tuple[str, ...]] = ("tokens",)
     optional_inputs: ClassVar[tuple[str, ...]] = ("segment_ids", "token_types", "positions")
     direction: ClassVar[str] = "bidirectional"
+    shows: ClassVar[tuple[str, ...]] = SHOWN
     config: BERTConfig
 
     @nn.compact
@@ -80,7 +81,9 @@ class BERT(nn.Module):
         token_types: Array | None = None,
         positions: Array | None = None,
         *,
+        prefix: Array | None = None,
         train: bool = False,
+        shown: tuple[str, ...] = (),
     ) -> NeuralOutput:
         """Read whole sequences.
 
@@ -89,7 +92,10 @@ class BERT(nn.Module):
           segment_ids: int32 [B, T]; a token sees its own segment only. 0 is filling; without ids nothing is.
           token_types: int32 [B, T]; which of a pair of texts a token is of; 0 by default.
           positions: int32 [B, T]; 0.. by default.
+          prefix: float [B, P, D], vectors that are no tokens (a learned prompt), read right behind every row's first token, of
+            its segment and without positions or token types.
           train: dropout (stream "dropout") and rematerialisation on.
+          shown: what of every layer is to stand in `aux`: "states", "attention" (layers/transformer.py: Stack).
 
         Returns:
           head mlm: the decoder's input for every token, tied embeddings and a bias as its head. sequence, token: classes
@@ -120,11 +126,21 @@ class BERT(nn.Module):
 
         embed = table("embed", cfg.vocab_rows, "vocab")
         x = embed(tokens) + table("token_types", cfg.num_token_types)(token_types)
-        x = cfg.make_norm("embedding_norm")(x + table("positions", cfg.max_len)(positions))
+        x = x + table("positions", cfg.max_len)(positions)
+        num_inside, read_segments = 0, segment_ids
+        if prefix is not None:
+            num_inside = prefix.shape[1]
+            x = jnp.concatenate([x[:, :1], prefix.astype(x.dtype), x[:, 1:]], axis=1)
+            if segment_ids is not None:
+                first = jnp.repeat(segment_ids[:, :1], 1 + num_inside, axis=1)
+                read_segments = jnp.concatenate([first, segment_ids[:, 1:]], axis=1)
+        x = cfg.make_norm("embedding_norm")(x)
         drop = nn.Dropout(cfg.dropout, deterministic=not train)
         x = nn.with_logical_constraint(drop(x), ("batch", "length", None))
-        sight = Sight(positions, segment_ids_BT=segment_ids)
+        sight = Sight(positions, segment_ids_BT=read_segments, shown=tuple(shown))
         x, _, aux = Stack(cfg, cfg.spec, train=train, name="stack")(x, sight)
+        if num_inside:
+            x = jnp.concatenate([x[:, :1], x[:, 1 + num_inside :]], axis=1)
         if cfg.pooler:
             dense = Linear(cfg.d_model, ("embed", None), init, True, dtype, name="pooler")
             aux["pooled_BD"] = jnp.tanh(dense(x[:, 0]))

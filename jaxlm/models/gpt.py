@@ -18,7 +18,7 @@ from jaxlm.core.outputs import NeuralOutput
 from jaxlm.core.types import Array, PyTree
 from jaxlm.layers import attention_backends
 from jaxlm.layers import positions as places
-from jaxlm.layers.attention import RING_SLACK, Caches, Sight, empty_caches
+from jaxlm.layers.attention import RING_SLACK, SHOWN, Caches, Sight, empty_caches
 from jaxlm.layers.attention_backends import Spec
 from jaxlm.layers.embedding import Embedding
 from jaxlm.layers.future_heads import FutureHeads
@@ -91,6 +91,7 @@ class GPT(nn.Module):
     inputs: ClassVar[tuple[str, ...]] = ("tokens",)
     optional_inputs: ClassVar[tuple[str, ...]] = ("segment_ids", "positions", "prefix_lengths")
     direction: ClassVar[str] = "causal"
+    shows: ClassVar[tuple[str, ...]] = SHOWN
     config: GPTConfig
 
     @nn.compact
@@ -106,6 +107,7 @@ class GPT(nn.Module):
         caches: Caches | None = None,
         lengths: Array | None = None,
         future: bool = False,
+        shown: tuple[str, ...] = (),
     ) -> NeuralOutput | tuple[NeuralOutput, Caches]:
         """Score every position.
 
@@ -114,12 +116,14 @@ class GPT(nn.Module):
           segment_ids: int32 [B, T]; a token sees its own segment only. 0 is filling.
           positions: int32 [B, T]; 0.. by default.
           prefix_lengths: int32 [B]; every token of a row sees its first so many (prefix LM).
-          prefix: float [B, P, D], vectors that are no tokens (an image's patches) before every row. They see each other in
-            both directions and no token, and tokens stand after them: `positions` and `lengths` count them too.
+          prefix: float [B, P, D], vectors that are no tokens (an image's patches, a learned prompt) before every row.
+            Tokens stand after them: `positions`, `prefix_lengths` and `lengths` count them too. Of segment 1.
           train: dropout (stream "dropout") and rematerialisation on.
           caches: keys and values of earlier positions, from `extend`.
           lengths: int32 [B], with caches; the rest of a row is filling.
           future: also the final states of the heads of further tokens, aux["future_BNTD"]; head n predicts n + 2 ahead.
+          shown: what of every layer is to stand in `aux`: "states", "attention" (layers/transformer.py: Stack); of whole
+            sequences only.
 
         Returns:
           The output, where the config has a value head with aux["value_BT"], float32; with caches, also the new ones.
@@ -137,7 +141,8 @@ class GPT(nn.Module):
         num_before = 0 if prefix is None else prefix.shape[1]
         if prefix is not None:
             x = jnp.concatenate([prefix.astype(x.dtype), x], axis=1)
-            prefix_lengths = jnp.full((x.shape[0],), num_before, jnp.int32)
+            if segment_ids is not None:
+                segment_ids = jnp.pad(segment_ids, ((0, 0), (num_before, 0)), constant_values=1)
         if positions is None:
             self._check_length(x.shape[1])
             positions = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
@@ -153,7 +158,7 @@ class GPT(nn.Module):
             x = cfg.make_norm("embedding_norm")(x)
         x = nn.Dropout(cfg.dropout, deterministic=not train)(x)
         x = nn.with_logical_constraint(x, ("batch", "length", None))
-        sight = Sight(positions, lengths, rotary, segment_ids, prefix_lengths)
+        sight = Sight(positions, lengths, rotary, segment_ids, prefix_lengths, shown=tuple(shown))
         future = cfg.num_future > 1 and (future or self.is_initializing())
         shape = cfg.trunk, cfg.spec
         stack = Stack(*shape, train=train, fork=future, name="stack")
@@ -162,7 +167,7 @@ class GPT(nn.Module):
         x = norm(x[:, num_before:])
         if future:
             heads = FutureHeads(*shape, cfg.num_future - 1, train, name="future")
-            states, more = heads(aux.pop("fork_BTD"), sight)
+            states, more = heads(aux.pop("fork_BTD"), sight.replace(shown=()))
             aux |= {name: jnp.concatenate([aux[name], part]) for name, part in more.items()}
             aux["future_BNTD"] = norm(states[:, :, num_before:])
         if cfg.value_head:

@@ -142,8 +142,10 @@ class VLM(GPT):
                 f"model.max_len={cfg.max_len} must be more than an image's {cfg.num_patches} patches and "
                 f"{tokens.shape[1]} tokens together"
             )
-        prefix = None if image is None else Patches(cfg, name="patches")(image)
-        return super().__call__(tokens, prefix=prefix, **given)
+        if image is not None:  # patches see each other in both directions
+            given["prefix"] = Patches(cfg, name="patches")(image)
+            given["prefix_lengths"] = jnp.full((image.shape[0],), cfg.num_patches, jnp.int32)
+        return super().__call__(tokens, **given)
 
     def init_cache(self, params: PyTree, batch_size: int, max_len: int, image: Array) -> Cache:
         """Read the images into a cache with room for `max_len` tokens a row behind them.

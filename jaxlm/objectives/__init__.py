@@ -19,7 +19,7 @@ OBJECTIVES = {
     "reward": "jaxlm.objectives.reward:Reward",
     "dpo": "jaxlm.objectives.preferences:DPO",
     "ipo": "jaxlm.objectives.preferences:IPO",
-    "kto": "jaxlm.objectives.preferences:KTO",
+    "kto": "jaxlm.objectives.kto:KTO",
     "orpo": "jaxlm.objectives.preferences:ORPO",
     "ppo": "jaxlm.objectives.reinforcement:PPO",
     "grpo": "jaxlm.objectives.reinforcement:GRPO",

@@ -35,6 +35,14 @@ class Config:
             raise ValueError(f"objective.z_loss={self.z_loss} must be 0 or more")
 
 
+@dataclasses.dataclass(frozen=True)
+class NoOptions:
+    """Of losses that have none of Config's parts."""
+
+    label_smoothing: ClassVar[float] = 0.0
+    z_loss: ClassVar[float] = 0.0
+
+
 class TokenNLL:
     """Terms: `nll`, -sum w log p(target) (Szegedy et al. 2016, arXiv:1512.00567, section 7, when smoothed);
     `z`, sum w log(Z)^2 (PaLM, arXiv:2204.02311, section 5, which uses 1e-4).
@@ -102,6 +110,18 @@ class TokenNLL:
             sums["z"] = squares.total
             report["log_z_squared"] = squares
         return sums, report
+
+
+def require_head(model: Any, head: str, objective: str) -> None:
+    """Refuse a model whose head scores something else than an objective's targets.
+
+    Raises:
+      ValueError: its config names another head.
+    """
+    found = getattr(getattr(model, "config", None), "head", None)
+    if found != head:
+        has = f'"{found}"' if found else f"{type(model).__name__}, which has none"
+        raise ValueError(f'objective.kind="{objective}" needs model.head="{head}", not {has}')
 
 
 def model_inputs(model: Any) -> tuple[str, ...]:

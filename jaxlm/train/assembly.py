@@ -13,11 +13,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from jaxlm import config as configs
-from jaxlm import registry
+from jaxlm.core import partition
 from jaxlm.core.types import Batch, Objective, PyTree, Step, Task, TaskInfo, TrainState
-from jaxlm.eval import EVALUATORS, Evaluator
+from jaxlm.eval import Evaluator, of_task
 from jaxlm.eval.predict import check_writes
 from jaxlm.train import initial, optim, others, parallel, plan
+from jaxlm.train.steps import gradient
 
 RESERVED_KEYS = ("id",)
 """Batch entries that only evaluators and people read."""
@@ -108,13 +109,9 @@ def fix_micro_batch(
 
 
 def abstract_params(model: Any, batch: Batch) -> PyTree:
-    """Shapes of a model's parameters."""
-    inputs = {
-        name: jax.ShapeDtypeStruct((1, *batch[name].shape[1:]), batch[name].dtype)
-        for name in model.inputs
-        if name in batch
-    }
-    return nn.unbox(jax.eval_shape(model.init, jax.random.key(0), **inputs))["params"]
+    """Shapes of a model's parameters; see `gradient.fresh`."""
+    shapes = jax.eval_shape(lambda: gradient.fresh(model, jax.random.key(0), batch))
+    return partition.unboxed(shapes)
 
 
 def input_shapes(model: Any) -> dict[str, jax.ShapeDtypeStruct]:
@@ -146,17 +143,13 @@ def assemble(cfg: FrozenConfigDict, task: Task, batch: dict[str, jax.ShapeDtypeS
     params = abstract_params(model, batch)
     tuning = make_tuning(cfg, params)
     trained, _ = split_shapes(tuning, params)
-    tx, schedule = optim.build(configs.build(cfg, "optim"), cfg.num_steps, trained)
-    tx = tuning.optimizer(tx, trained)
-    step_config = configs.build(cfg, "step")
-    builder = configs.implementation(cfg, "step")(
-        step_config, model, objective, tx, schedule, cfg.batch_size // micro_batch_size, tuning
-    )
+    world = {"tokenizer": task.info.tokenizer, "mesh": mesh}
+    builder = make_builder(cfg, model, objective, tuning, trained, world)
     step = builder.build()
     boxed = jax.eval_shape(step.init, jax.random.key(0), batch)
     boxed = boxed.replace(frozen=boxed.frozen | others.shapes(more, batch, boxed.params, tuning))
     # A wrong pairing fails here, in a second.
-    jax.eval_shape(step.fn, nn.unbox(boxed), batch)
+    jax.eval_shape(step.fn if step.compiled else builder.shapes, nn.unbox(boxed), batch)
     shardings = parallel.state_shardings(boxed, mesh)
     abstract = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
@@ -165,22 +158,37 @@ def assemble(cfg: FrozenConfigDict, task: Task, batch: dict[str, jax.ShapeDtypeS
     )
     seq_len = plan.lengths_of(batch, model)[0]
     evaluators = make_evaluators(cfg, task, model, seq_len)
-    on_nonfinite = getattr(step_config, "on_nonfinite", "stop")
+    on_nonfinite = getattr(builder.config, "on_nonfinite", "stop")
     return Parts(
         task, model, tuning, objective, more, evaluators, mesh, step, on_nonfinite, abstract,
         micro_batch_size,
     )  # fmt: skip
 
 
+def make_builder(
+    cfg: ConfigDict, model: Any, objective: Objective, tuning: Any, trained: PyTree, world: dict
+) -> Any:
+    """What builds the step that `step` names; of `world` it is given what it `needs`."""
+    kind, config = configs.implementation(cfg, "step"), configs.build(cfg, "step")
+    num_updates = cfg.num_steps * getattr(config, "num_updates", 1)
+    tx, schedule = optim.build(configs.build(cfg, "optim"), num_updates, trained)
+    tx = tuning.optimizer(tx, trained)
+    parts = cfg.batch_size // cfg.micro_batch_size
+    needed = {name: world[name] for name in getattr(kind, "needs", ())}
+    return kind(config, model, objective, tx, schedule, parts, tuning, **needed)
+
+
 def make_evaluators(cfg: Any, task: Task, model: Any, seq_len: int) -> list[Evaluator]:
     """What `evaluators` names; raises ValueError for data or a model that one of them does not score."""
     found = []
     for index, name in enumerate(cfg.evaluators):
-        kind = registry.lookup(EVALUATORS, name, f"evaluators[{index}]")
-        found.append(kind(task.info, seq_len, cfg.objective.kind))
+        where = f"evaluators[{index}]"
+        found.append(of_task.make(name, task.info, seq_len, cfg.objective.kind, where))
         if hasattr(found[-1], "writes"):
             split = "val" if "val" in task.info.splits else "train"
-            check_writes(found[-1], model, next(iter(task.eval(split, 1))))
+            data = task.eval(split, 1)
+            own = found[-1].own(data) if hasattr(found[-1], "own") else data
+            check_writes(found[-1], model, next(iter(own)))
     return found
 
 
@@ -219,7 +227,7 @@ def check_targets(batch: Batch, info: TaskInfo) -> None:
     """
     if not {"targets", "weights"} <= batch.keys() or batch["targets"].dtype.kind not in "iu":
         return
-    size = len(info.labels) or info.vocab_size
+    size = len(info.labels) or (0 if info.num_outputs else info.vocab_size)
     found = batch["targets"][batch["weights"] > 0]
     if size and len(found) and not 0 <= found.min() <= found.max() < size:
         raise ValueError(
@@ -248,6 +256,11 @@ def first_state(
         state, lines = initial.apply(state, cfg)
         for line in lines:
             log(line)
+    base = state.frozen.get("base", {})
+    begun = parts.tuning.begin(parts.model, state.params, base, jax.random.key(cfg.seed))
+    if begun is not state.params:
+        ema = jax.tree.map(jnp.copy, begun) if state.ema else state.ema
+        state = state.replace(params=begun, ema=ema)
     frozen = dict(state.frozen)
     for other in parts.others:
         if other.source is None:

@@ -58,14 +58,15 @@ class Run:
         params = jax.device_put(lm.params, parallel.replicated(mesh))
         example = next(iter(task.eval(splits[0], rows_at_once)))
         with jax.set_mesh(mesh), nn.logical_axis_rules(parallel.RULES):
-            scorers = _scorers(lm, cfg, task, example, mesh)
+            scorers = make_scorers(lm, cfg, task, example, mesh)
             parts = []
             for split in splits:
                 written: dict[Any, Any] = {}  # texts that several evaluators score
                 for name, scorer in zip(cfg.evaluators, scorers, strict=True):
                     found = scorer(params, task.eval(split, rows_at_once), written)
                     by = name if len(scorers) > 1 else ""
-                    parts.append(_named(_with_texts(found, task, split), split, by))
+                    examples = with_texts(found.examples, task, split)
+                    parts.append(_named(found._replace(examples=examples), split, by))
         rows = each_once([row for part in parts for row in part.rows])
         examples = [example for part in parts for example in part.examples]
         tables = {name: table for part in parts for name, table in part.tables.items()}
@@ -82,24 +83,27 @@ class Run:
         return there
 
 
-def _scorers(lm: Any, cfg: FrozenConfigDict, task: Task, example: Batch, mesh: Any) -> list[Scorer]:
+def make_scorers(
+    lm: Any, cfg: FrozenConfigDict, task: Task, example: Batch, mesh: Any
+) -> list[Scorer]:
+    """The config's evaluators, bound to a loaded model."""
     seq_len = plan.lengths_of(example, lm.model)[0]
     evaluators = assembly.make_evaluators(cfg, task, lm.model, seq_len)
     place, replicated = parallel.whole_placer(mesh), parallel.replicated(mesh)
     return [Scorer(evaluator, lm.model, place, replicated) for evaluator in evaluators]
 
 
-def _with_texts(scores: Scores, task: Task, split: str) -> Scores:
+def with_texts(examples: list[dict[str, Any]], task: Task, split: str) -> list[dict[str, Any]]:
     """With what was read, of data that can say it."""
     if not hasattr(task, "example"):
-        return scores
-    examples = [
+        return examples
+    return [
         one
         if one.get("input") or "id" not in one
-        else {**one, "input": task.example(split, int(one["id"]))[1]}
-        for one in scores.examples
+        else {"id": one["id"], "input": task.example(split, int(one["id"]))[1]}
+        | {name: value for name, value in one.items() if name != "input"}
+        for one in examples
     ]
-    return scores._replace(examples=examples)
 
 
 def _named(scores: Scores, split: str, evaluator: str) -> Scores:

@@ -6,7 +6,7 @@ The architecture and the backbone's weights are the source's; how it is run, and
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,12 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxlm import config as configs
-from jaxlm import interop
 from jaxlm.core import partition
 from jaxlm.core.types import Array, PyTree, TrainState
-from jaxlm.data import cache, tokenizers
+from jaxlm.data import tokenizers
 from jaxlm.interop import mapping
 from jaxlm.train import chosen_layers
-from jaxlm.train import manifest as manifests
-from jaxlm.train import workdir as folders
-from jaxlm.train.checkpoint import Checkpointer
+from jaxlm.train.origin import Foreign, open_source
 
 TOKENIZER = "init_from"
 """`data.tokenizer` of this name is the source's."""
@@ -33,131 +30,6 @@ OWN = (
     "head", "num_labels", "pooler", "value_head", "capacity_factor", "load_balance_loss", "router_z_loss", "expert_backend",
 )  # fmt: skip
 """Model fields that the config says, whatever the source has."""
-HEADS = ("head", "mlm", "pooler", "classifier", "value")
-"""Subtrees that may be missing in a run of ours, or be there and not wanted."""
-
-
-class Foreign:
-    """A folder in the Hugging Face layout, or a .gguf file."""
-
-    def __init__(self, path: str):
-        self.path, self.source = path, interop.open_source(path)
-        self.kind, self.fields = self.source.family.KIND, self.source.fields
-
-    def tokenizer_folder(self) -> Path | None:
-        """A folder that `tokenizers.load` takes; None without a tokenizer."""
-        files = self.source.tokenizer
-        if not files:
-            return None
-        if self.source.path.is_dir() and "tokenizer.json" in files:
-            return self.source.path
-        # What a .gguf holds, or what has another name, stands in the cache under its content.
-        contents = {
-            name: one if isinstance(one, bytes) else one.read_bytes() for name, one in files.items()
-        }
-        digests = {name: hashlib.sha256(one).hexdigest() for name, one in contents.items()}
-
-        def write(folder: Path) -> dict[str, Any]:
-            for name, content in contents.items():
-                (folder / name).write_bytes(content)
-            return {}
-
-        return cache.fetch({"tokenizer of a model": digests}, write).path
-
-    def weights(self, config: Any, abstract: PyTree) -> tuple[dict[str, Array], mapping.Matched]:
-        """The parameters by path, and what was found."""
-        return mapping.load(self.source.family, config, self.source.tensors, abstract)
-
-
-class Run:
-    """A run of ours, or what `jaxlm.convert import` made."""
-
-    def __init__(self, path: str):
-        self.path, self.workdir = path, folders.existing(path)
-        self.config = configs.read(self.workdir / folders.CONFIG)
-        self.kind = self.config.model.kind
-        self.fields = {name: value for name, value in self.config.model.items() if name != "kind"}
-
-    def tokenizer_folder(self) -> Path | None:
-        """A folder that `tokenizers.load` takes; None without a tokenizer."""
-        folder = self.workdir / folders.TOKENIZER
-        return Path(folder) if folder.exists() else None
-
-    def weights(self, config: Any, abstract: PyTree) -> tuple[dict[str, Array], mapping.Matched]:
-        """The parameters by path (averaged ones where the run had them, adapters folded in), and what was found."""
-        if self.config.tuning.kind != "full":
-            return self._tuned(abstract)
-        checkpoints = Checkpointer(
-            self.workdir / folders.CHECKPOINTS, configs.build(self.config, "checkpoint")
-        )
-        try:
-            step = checkpoints.latest_step()
-            if step is None:
-                raise ValueError(f"init_from={self.path} holds no checkpoint yet")
-            saved = manifests.read(checkpoints.directory / f"{step:08d}")["leaves"]
-            tree = "ema" if any(name.startswith("ema/") for name in saved) else "params"
-            held = {n.removeprefix(f"{tree}/") for n in saved if n.startswith(f"{tree}/")}
-            wanted = mapping.flatten(abstract)
-            fresh, unused = _differing(self.path, held, wanted)
-            target = {tree: {path: wanted[path] for path in wanted if path not in fresh}}
-            state, _, _ = checkpoints.restore(target, step, partial=True)
-        finally:
-            checkpoints.close()
-        names = {path: path for path in target[tree]}
-        return state[tree], mapping.Matched(names, fresh, unused)
-
-    def _tuned(self, abstract: PyTree) -> tuple[dict[str, Array], mapping.Matched]:
-        """As `weights`, of a run that has only a part of its model in its checkpoints."""
-        from jaxlm.train import weights  # which reads, here again, what that run began with
-
-        checkpoints = Checkpointer(self.workdir / folders.CHECKPOINTS)
-        try:
-            restored = weights.load(self.config, checkpoints)
-        finally:
-            checkpoints.close()
-        if restored is None:
-            raise ValueError(f"init_from={self.path} holds no checkpoint yet")
-        held, wanted = partition.flatten(restored[0]), partition.flatten(abstract)
-        fresh, unused = _differing(self.path, held, wanted)
-        found = {
-            path: jax.device_put(held[path], leaf.sharding)
-            for path, leaf in wanted.items()
-            if path in held
-        }
-        names = {path: path for path in found}
-        return found, mapping.Matched(names, fresh, unused)
-
-
-def _differing(
-    path: str, held: Iterable[str], wanted: Iterable[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a run lacks, and what it has too many.
-
-    Raises:
-      ValueError: that is not only heads.
-    """
-    held, wanted = set(held), list(wanted)
-    fresh = tuple(one for one in wanted if one not in held)
-    unused = tuple(sorted(held - set(wanted)))
-    if wrong := [one for one in (*fresh, *unused) if one.split("/")[0] not in HEADS]:
-        raise ValueError(
-            f"init_from={path} has other parameters than this model ({', '.join(wrong[:8])}): "
-            "is model.scan_layers the same?"
-        )
-    return fresh, unused
-
-
-def open_source(path: str) -> Foreign | Run:
-    """The model that a path leads to.
-
-    Raises:
-      ValueError: there is none, or one that we can't represent.
-    """
-    if interop.is_foreign(path):
-        return Foreign(path)
-    if "://" not in path and not Path(path).exists():
-        raise ValueError(f"{path}: no such file or folder")
-    return Run(path)
 
 
 def take_architecture(cfg: ConfigDict) -> None:
@@ -179,6 +51,12 @@ def take_architecture(cfg: ConfigDict) -> None:
         if cfg.init_layers:
             chosen_layers.check(cfg.init_layers, cfg.model.num_layers)
             cfg.model.num_layers = len(cfg.init_layers)
+
+
+def absolute(cfg: ConfigDict) -> None:
+    """`init_from` as it is found from any folder: of a run that keeps only what trains, every later use needs it."""
+    if cfg.init_from and cfg.tuning.kind != "full" and "://" not in cfg.init_from:
+        cfg.init_from = os.path.abspath(cfg.init_from)
 
 
 def data_config(cfg: ConfigDict) -> Any:
@@ -250,11 +128,21 @@ def overlaid(trained: PyTree, base: PyTree, cfg: Any) -> tuple[PyTree, PyTree, l
         config = dataclasses.replace(config, num_layers=source.fields["num_layers"])
         abstract = chosen_layers.deeper(abstract, layers, config.num_layers)
     found, matched = source.weights(config, partition.nest(abstract))
+    check_trained(matched.fresh, partition.flatten(base))
     loaded = {path: found[name] for path, name in names.items() if name in found}
     lines = report(cfg.init_from, matched)
     if layers:
         lines.append(f"layers     {', '.join(map(str, layers))} of its {config.num_layers}")
     return merged(trained, loaded), merged(base, loaded), lines
+
+
+def check_trained(fresh: Iterable[str], frozen: Iterable[str]) -> None:
+    """Raises ValueError where a parameter has been drawn, and will not train: it would stay noise."""
+    if noise := sorted(set(fresh) & set(frozen)):
+        raise ValueError(
+            f"tuning freezes what init_from has no weights for ({', '.join(noise)}): let it train (tuning.also, "
+            "tuning.freeze), or leave it out of the model"
+        )
 
 
 def merged(params: PyTree, loaded: Mapping[str, Array]) -> PyTree:

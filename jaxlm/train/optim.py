@@ -14,8 +14,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-import optax.contrib
+
+from jaxlm.core import partition
+from jaxlm.train import depth, muon
 
 KINDS = ("adamw", "adafactor", "lion", "sgd", "muon")
 SCHEDULES = ("constant", "cosine", "linear", "wsd", "inverse_sqrt")
@@ -35,7 +38,10 @@ class Config:
     decay_fraction: float = 0.2  # wsd: the last part of the run, decaying
     min_lr_ratio: float = 0.1  # cosine, linear, wsd: last learning rate / peak
     clip_norm: float = 1.0  # of the whole gradient; 0 = off
-    weight_decay: float = 0.1  # x learning rate; kernels and embeddings only
+    weight_decay: float = 0.1  # x learning rate; kernels, adapters and embeddings only
+    layer_decay: float = (
+        1.0  # a layer's rate is that of the layer above it times this; 1: all alike
+    )
     b1: float = 0.9  # adamw, lion, muon (its AdamW part)
     b2: float = 0.95  # adamw, lion, muon (its AdamW part)
     eps: float = 1e-8  # adamw, muon
@@ -58,7 +64,8 @@ class Config:
             check(0 <= getattr(self, field) < math.inf, field, "at least 0 and finite")
         for field in ("b1", "b2", "momentum"):
             check(0 <= getattr(self, field) < 1, field, "in [0, 1)")
-        check(0 < self.decay_fraction <= 1, "decay_fraction", "in (0, 1]")
+        for field in ("decay_fraction", "layer_decay"):
+            check(0 < getattr(self, field) <= 1, field, "in (0, 1]")
         check(0 <= self.min_lr_ratio <= 1, "min_lr_ratio", "in [0, 1]")
         check(self.ns_steps >= 1, "ns_steps", "at least 1")
 
@@ -84,11 +91,13 @@ def build(
     """
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps} must be at least 1")
+    depths = depth.of_all(partition.flatten(params))
     if isinstance(config, Config):
-        core, first = _optimizer(config, num_steps), config
+        core, first = _optimizer(config, num_steps, depths), config
     else:
         labels = _pattern_labels(config, params)
-        core = optax.partition({p: _optimizer(c, num_steps) for p, c in config.items()}, labels)
+        cores = {p: _optimizer(c, num_steps, depths) for p, c in config.items()}
+        core = optax.partition(cores, labels)
         first = next(iter(config.values()))
         if any(c.clip_norm != first.clip_norm for c in config.values()):
             found = {pattern: c.clip_norm for pattern, c in config.items()}
@@ -131,10 +140,11 @@ def make_schedule(config: Config, peak: float, num_steps: int) -> Schedule:
 
 
 def decay_mask(params: Any) -> Any:
-    """A tree of bools: weight decay is for kernels and embeddings that are matrices in a layer."""
+    """A tree of bools: weight decay is for kernels, adapters and embeddings that are matrices in a layer."""
     return jax.tree_util.tree_map_with_path(
         lambda path, x: (
-            _names(path)[-1] in ("kernel", "embedding") and _layer_ndim(_names(path), x) >= 2
+            _names(path)[-1] in ("kernel", "embedding", *partition.LOW_RANK)
+            and _layer_ndim(_names(path), x) >= 2
         ),
         params,
     )
@@ -152,7 +162,7 @@ def muon_labels(params: Any) -> Any:
 
 
 def _names(path) -> list[str]:
-    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+    return partition.path_of(path).split("/")
 
 
 def _layer_ndim(names: list[str], x: Any) -> int:
@@ -179,18 +189,23 @@ def _pattern_labels(config: Mapping[str, Config], params: Any) -> Any:
     return labels
 
 
-def _optimizer(config: Config, num_steps: int) -> optax.GradientTransformation:
+def _optimizer(
+    config: Config, num_steps: int, depths: Mapping[str, np.ndarray]
+) -> optax.GradientTransformation:
+    by_layer = [_scale_by_layer(config.layer_decay, depths)] if config.layer_decay < 1 else []
+
     def finish(precondition, peak: float) -> optax.GradientTransformation:
         return optax.chain(
             precondition,
             optax.add_decayed_weights(config.weight_decay, decay_mask),
+            *by_layer,
             optax.scale_by_learning_rate(make_schedule(config, peak, num_steps)),
         )
 
     adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
     if config.kind == "muon":
         parts = {
-            "muon": finish(_muon(config), config.learning_rate),
+            "muon": finish(muon.precondition(config), config.learning_rate),
             "adam": finish(adam, config.adam_learning_rate),
         }
         return optax.partition(parts, muon_labels)
@@ -204,6 +219,22 @@ def _optimizer(config: Config, num_steps: int) -> optax.GradientTransformation:
     return finish(trace, config.learning_rate)
 
 
+def _scale_by_layer(decay: float, depths: Mapping[str, np.ndarray]) -> optax.GradientTransformation:
+    """Updates times decay ** (layers behind them), of those that train.
+
+    Source: Howard and Ruder, ULMFiT, 2018, arXiv:1801.06146, section 3.2 (decay 1 / 2.6); with Adam: Clark et al., ELECTRA,
+    2020, arXiv:2003.10555, table 7.
+    """
+
+    def scaled(path, update: jax.Array) -> jax.Array:
+        power = decay ** depths[partition.path_of(path)].astype(np.float32)
+        return update * jnp.asarray(power, update.dtype)
+
+    return optax.stateless(
+        lambda updates, params: jax.tree_util.tree_map_with_path(scaled, updates)
+    )
+
+
 def _adafactor() -> optax.GradientTransformation:
     """Shazeer and Stern, Adafactor, 2018, arXiv:1804.04235, algorithm 4; no momentum.
 
@@ -214,63 +245,3 @@ def _adafactor() -> optax.GradientTransformation:
         optax.clip_by_block_rms(1.0),
         optax.scale_by_param_block_rms(),
     )
-
-
-def _muon(config: Config) -> optax.GradientTransformation:
-    """Orthogonalised momentum of matrices: all layers of one name go through Newton-Schulz at once.
-
-    On a CPU an unrolled model of 6 layers takes 2 to 4 times less than one matrix at a time. The
-    momentum keeps the layout (and sharding) of the parameters; only the update is stacked.
-
-    Source: Jordan et al., Muon, 2024; the scale for consistent_rms from Liu et al., Muon is
-    Scalable for LLM Training, 2025, arXiv:2502.16982, equation 4.
-    """
-    axes = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
-    inner = optax.contrib.scale_by_muon(
-        ns_steps=config.ns_steps,
-        beta=config.momentum,
-        eps=config.eps,
-        nesterov=config.nesterov,
-        weight_dimension_numbers=lambda stacks: jax.tree.map(lambda _: axes, stacks),
-    )
-
-    def scale(x_NDF: jax.Array) -> jax.Array:
-        fan_in, fan_out = x_NDF.shape[-2:]
-        if config.consistent_rms:
-            return x_NDF * (config.consistent_rms * math.sqrt(max(fan_in, fan_out)))
-        return x_NDF * math.sqrt(max(1.0, fan_out / fan_in))
-
-    def update(updates, state, params=None):
-        del params
-        stacked = state._replace(mu=_stack_layers(state.mu))
-        stacks, stacked = inner.update(_stack_layers(updates), stacked)
-        state = stacked._replace(mu=_unstack_layers(stacked.mu, like=state.mu))
-        return _unstack_layers(jax.tree.map(scale, stacks), like=updates), state
-
-    return optax.GradientTransformation(inner.init, update)
-
-
-def _stack_key(path, x) -> str:
-    names = [re.sub(r"^block_\d+$", "block_*", name) for name in _names(path)]
-    return f"{'/'.join(names)} {x.shape}"
-
-
-def _stack_layers(tree: Any) -> dict[str, jax.Array]:
-    """Matrices [D, F] or stacks of them [..., D, F] -> one [N, D, F] for each name and shape."""
-    groups: dict[str, list[jax.Array]] = {}
-    for path, x in jax.tree_util.tree_leaves_with_path(tree):
-        groups.setdefault(_stack_key(path, x), []).append(x.reshape(-1, *x.shape[-2:]))
-    return {key: jnp.concatenate(xs) if len(xs) > 1 else xs[0] for key, xs in groups.items()}
-
-
-def _unstack_layers(stacks: dict[str, jax.Array], like: Any) -> Any:
-    """Inverse of `_stack_layers`."""
-    taken = dict.fromkeys(stacks, 0)
-
-    def take(path, x):
-        key = _stack_key(path, x)
-        start = taken[key]
-        taken[key] += math.prod(x.shape[:-2])
-        return stacks[key][start : taken[key]].reshape(x.shape)
-
-    return jax.tree_util.tree_map_with_path(take, like)

@@ -1,7 +1,8 @@
 """Models that an objective reads besides the one that trains: teachers, references, reward models. None of them learns.
 
 An objective names them in `others`, which are fields of its config that hold a path, and those whose path may be empty in
-`own`: the run's own model as it began. Modules are given to the objective by these names, weights come as `ctx.frozen[name]`.
+`own`: the run's own model as it began; one of `optional` whose path is empty is not there. Modules are given to the objective by these names,
+weights come as `ctx.frozen[name]`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from jaxlm import config as configs
 from jaxlm.core import partition
 from jaxlm.core.types import PyTree, Task
 from jaxlm.data import tokenizers
-from jaxlm.train import initial
+from jaxlm.train import origin
+from jaxlm.train import workdir as folders
 
 OWN_FIELDS = ("head", "num_labels", "pooler", "value_head")
 """Of a folder in another layout, which does not say what its heads are for: as in the model that trains."""
@@ -28,7 +30,7 @@ class Other(NamedTuple):
     path: str  # "": the run's own model as it began
     model: Any
     config: Any  # of the model
-    source: Any  # initial.Foreign or initial.Run; None: the run's own
+    source: Any  # origin.Foreign or origin.Run; None: the run's own
 
     def shapes(self, batch: dict[str, Any]) -> PyTree:
         """Its parameters' shapes, in boxes that name their axes."""
@@ -59,9 +61,11 @@ def open_all(cfg: ConfigDict, model: Any) -> list[Other]:
       ValueError: a path that is empty or leads to no model.
     """
     kind = configs.implementation(cfg, "objective")
+    optional = getattr(kind, "optional", ())
     return [
         _open(cfg, name, model, name in getattr(kind, "own", ()))
         for name in getattr(kind, "others", ())
+        if cfg.objective[name] or name not in optional
     ]
 
 
@@ -74,11 +78,11 @@ def _open(cfg: ConfigDict, name: str, model: Any, may_be_own: bool) -> Other:
             f"objective.{name} names no model: give a run's folder, or a Hugging Face one"
         )
     try:
-        source = initial.open_source(path)
+        source = origin.open_source(path)
     except ValueError as error:
         raise ValueError(f"objective.{name}: {error}") from error
     fields = dict(source.fields)
-    if isinstance(source, initial.Foreign):
+    if isinstance(source, origin.Foreign):
         fields |= {key: cfg.model[key] for key in OWN_FIELDS if key in cfg.model}
     section = configs.section("model", source.kind, **fields)
     section.dtype = cfg.model.dtype
@@ -88,10 +92,10 @@ def _open(cfg: ConfigDict, name: str, model: Any, may_be_own: bool) -> Other:
 
 
 def check_vocabularies(others: list[Other], task: Task) -> None:
-    """Ids mean the same to every model of a run.
+    """Ids, and classes, mean the same to every model of a run.
 
     Raises:
-      ValueError: another tokenizer; both are named.
+      ValueError: another tokenizer, or other classes; both are named.
     """
     ours = task.info.tokenizer
     for other in others:
@@ -104,6 +108,15 @@ def check_vocabularies(others: list[Other], task: Task) -> None:
             raise ValueError(
                 f"objective.{other.name}={other.path} has another vocabulary ({said}) than this run's data "
                 f"({ours.name}, {ours.vocab_size} ids): their probabilities can't be compared"
+            )
+        labels = (
+            folders.read_labels(other.source.workdir) if hasattr(other.source, "workdir") else ()
+        )
+        if labels and task.info.labels and labels != task.info.labels:
+            differing = sorted({*labels} ^ {*task.info.labels}) or "the same in another order"
+            raise ValueError(
+                f"objective.{other.name}={other.path} was trained with {len(labels)} other classes than this run's "
+                f"{len(task.info.labels)} ({differing}): is its data the same?"
             )
 
 

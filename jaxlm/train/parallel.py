@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -63,6 +64,14 @@ def make_mesh(config: Config) -> Mesh:
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 
+def one_device() -> contextlib.AbstractContextManager:
+    """Where all is made on the first device, inside of a run's mesh too."""
+    kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
+    return jax.set_mesh(
+        jax.make_mesh((1,) * len(AXES), AXES, devices=jax.local_devices()[:1], axis_types=kinds)
+    )
+
+
 def batch_shards(mesh: Mesh) -> int:
     """Into how many parts a batch is split."""
     return math.prod(mesh.shape[axis] for axis in SPLIT_BATCH)
@@ -76,27 +85,19 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def state_shardings(abstract_state: PyTree, mesh: Mesh) -> PyTree:
     """A sharding for each leaf of a TrainState made of `nn.Partitioned` boxes and plain shapes.
 
-    Parameters follow the table. A leaf of optimizer or EMA follows the parameter whose path its own path
-    ends with, if it has that parameter's shape; what is left is copied to every device.
+    Parameters follow the table, those that do not train too. A leaf of optimizer or EMA follows the parameter whose path
+    its own path ends with, if it has that parameter's shape; what is left is copied to every device.
 
     Raises:
       ValueError: a mesh axis does not divide an axis of a parameter.
     """
-    specs = nn.logical_to_mesh(nn.get_partition_spec(abstract_state.params), RULES)
-    shapes = nn.unbox(abstract_state.params)
-    by_path = {
-        _names(path): (shape.shape, spec)
-        for (path, shape), spec in zip(
-            jax.tree_util.tree_leaves_with_path(shapes),
-            jax.tree.leaves(specs, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec)),
-            strict=True,
-        )
-    }
-    for path, (shape, spec) in by_path.items():
-        _check_divides("/".join(path), shape, spec, mesh)
+    by_path = _specs(abstract_state.params, mesh)
+    frozen = _specs({"frozen": abstract_state.frozen}, mesh)
 
     def sharding(path: Any, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         names = _names(path)
+        if names in frozen:
+            return NamedSharding(mesh, frozen[names][1])
         for start in range(len(names)):
             shape, spec = by_path.get(names[start:], (None, None))
             if shape == leaf.shape:
@@ -104,6 +105,22 @@ def state_shardings(abstract_state: PyTree, mesh: Mesh) -> PyTree:
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(sharding, nn.unbox(abstract_state))
+
+
+def _specs(boxed: PyTree, mesh: Mesh) -> dict[tuple[str, ...], tuple[tuple[int, ...], Any]]:
+    """Shape and place of each parameter, by the names on the way to it."""
+    specs = nn.logical_to_mesh(nn.get_partition_spec(boxed), RULES)
+    found = {
+        _names(path): (shape.shape, spec)
+        for (path, shape), spec in zip(
+            jax.tree_util.tree_leaves_with_path(nn.unbox(boxed)),
+            jax.tree.leaves(specs, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec)),
+            strict=True,
+        )
+    }
+    for path, (shape, spec) in found.items():
+        _check_divides("/".join(path), shape, spec, mesh)
+    return found
 
 
 def _names(path: Any) -> tuple[str, ...]:

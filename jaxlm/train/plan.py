@@ -31,6 +31,18 @@ def flops_per_token(model: Any, params: PyTree, lengths: tuple[int, ...]) -> tup
     return 6.0 * num_params(params), "6 N"
 
 
+def frozen_flops(model: Any, params: PyTree, base: PyTree, lengths: tuple[int, ...]) -> float:
+    """FLOPs a token that need no doing: gradients of kernels that do not train, a third of their 6 N."""
+    frozen = {path for path in partition.flatten(base) if path.endswith("/kernel")}
+    left = {
+        path: jax.ShapeDtypeStruct((0,), leaf.dtype) if path in frozen else leaf
+        for path, leaf in partition.flatten(params).items()
+    }
+    whole, _ = flops_per_token(model, params, lengths)
+    without, _ = flops_per_token(model, partition.nest(left), lengths)
+    return (whole - without) / 3
+
+
 def activation_bytes(model: Any, params: PyTree, num_tokens: int) -> float:
     """What the backward pass of `num_tokens` needs, by the model or by a rule of thumb."""
     if hasattr(model, "activation_bytes"):
@@ -90,9 +102,9 @@ def make(cfg: Any, parts: Any, batch: Any) -> Plan:
     lengths = lengths_of(batch, parts.model)
     tokens = cfg.batch_size * sum(lengths)
     flops, formula = flops_per_token(parts.model, params, lengths)
-    if parts.tuning.describe():
-        flops -= 2.0 * (count - num_trained)
-        formula += " - 2 N frozen"
+    if num_trained < count:
+        flops -= frozen_flops(parts.model, params, base, lengths)
+        formula += " - 2 of frozen kernels"
     dtype = cfg.model.dtype if "dtype" in cfg.model else "float32"
     peak = devices.peak(dtype)
     assumed = ASSUMED_MFU.get(jax.default_backend(), 0.35)

@@ -14,6 +14,7 @@ from jaxlm.eval.metric import each_once
 from jaxlm.eval.predict import Scorer
 from jaxlm.train import assembly, parallel
 from jaxlm.train.checkpoint import Checkpointer
+from jaxlm.train.evaluation import with_texts
 from jaxlm.train.meter import Meter
 from jaxlm.train.samples import Sampler
 from jaxlm.train.writers import Writer
@@ -38,9 +39,13 @@ class Observer:
             for evaluator in parts.evaluators
         ]
         self.rows: tuple[int, list[Row]] = (-1, [])
+        self.examples: list[dict[str, Any]] = []  # of the same evaluation
         tokenizer = parts.task.info.tokenizer
-        is_text = tokenizer is not None and not parts.task.info.labels
-        self.token_bytes = tokenizer.token_bytes() if is_text else None
+        is_text = not (parts.task.info.labels or parts.task.info.num_outputs)
+        is_text &= getattr(
+            parts.objective, "per_token", True
+        )  # its loss, that is: not one of pairs
+        self.token_bytes = tokenizer.token_bytes() if tokenizer and is_text else None
         self.sampler = Sampler(cfg, parts)
         self.profiling = False
 
@@ -98,16 +103,20 @@ class Observer:
         if "val" not in self.parts.task.info.splits:
             return
         params, weights = assembly.evaluation_params(self.parts, state)
-        rows = self._scored(params, "val")
+        rows, self.examples = self._scored(params, "val")
         self.rows = (done, rows)
         self.writer.eval(done, rows, weights)
 
-    def _scored(self, params: PyTree, split: str) -> list[Row]:
-        rows, written = [], {}
-        for scorer in self.scorers:
+    def _scored(self, params: PyTree, split: str) -> tuple[list[Row], list[dict[str, Any]]]:
+        """Scores, and the examples in which something was predicted, of several evaluators with the name of theirs."""
+        rows, examples, written = [], [], {}
+        for name, scorer in zip(self.cfg.evaluators, self.scorers, strict=True):
             data = self.parts.task.eval(split, self.parts.micro_batch_size)
-            rows += scorer(params, data, written).rows
-        return each_once(rows)
+            scores = scorer(params, data, written)
+            rows += scores.rows
+            by = {"evaluator": name} if len(self.scorers) > 1 else {}
+            examples += [one | by for one in scores.examples if "prediction" in one]
+        return each_once(rows), examples
 
     def metric(self, done: int, name: str) -> float | None:
         """An evaluation value of this very step, for keep-best: lower is better, so an accuracy is negated."""
@@ -122,9 +131,10 @@ class Observer:
         return values.get(name)
 
     def final_scores(self, state: TrainState, done: int) -> dict[str, Any]:
-        """`val_*` entries of the summary, see `_summary`; evaluates unless that was just done."""
+        """`val_*` entries of the summary, see `_summary`; evaluates unless that was just done, and writes its predictions."""
         if self.rows[0] != done:
             self.evaluate(state, done)
+        self._write_predictions("val", self.examples)
         scores: dict[str, Any] = {"val_loss": None, "val_bits_per_byte": None}
         scores["val_weights"] = "ema" if state.ema else "raw"
         return scores | _summary("val", self.rows[1])
@@ -146,9 +156,14 @@ class Observer:
             target = {tree: getattr(self.parts.abstract_state, tree)}
             restored, _, step = checkpoints.restore_best(target, partial=True)
             params = assembly.whole(self.parts, state, restored[tree])
-        rows = self._scored(params, "test")
+        rows, examples = self._scored(params, "test")
         self.writer.eval(step, rows, weights, "test")
+        self._write_predictions("test", examples)
         return {"test_step": step} | _summary("test", rows)
+
+    def _write_predictions(self, split: str, examples: list[dict[str, Any]]) -> None:
+        if examples:
+            self.writer.predictions(split, with_texts(examples, self.parts.task, split))
 
     def sample(self, state: TrainState, done: int) -> None:
         """What the model writes or answers so far; nothing for models or data without text."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from jaxlm import config as configs
 from jaxlm.core.types import Task
 from jaxlm.data import corruption
 from jaxlm.data.tasks import MADE_FOR
 from jaxlm.objectives import OBJECTIVES
+from jaxlm.objectives.token_nll import FITTING
 from jaxlm.train import initial
 
 
@@ -19,6 +23,7 @@ def resolve(cfg: ConfigDict, task: Task) -> FrozenConfigDict:
       ValueError: a rule is broken; the keys are named.
     """
     cfg = cfg.copy_and_resolve_references()
+    initial.absolute(cfg)
     for name in ("num_steps", "batch_size", "log_every"):
         if cfg[name] < 1:
             raise ValueError(f"{name}={cfg[name]} must be at least 1")
@@ -42,9 +47,14 @@ def resolve(cfg: ConfigDict, task: Task) -> FrozenConfigDict:
         model.vocab_size = model.vocab_size or task.info.vocab_size
     if "mask_id" in model:
         model.mask_id = _mask_id(cfg, task)
-    if task.info.labels:
-        model.num_labels = _num_labels(cfg, len(task.info.labels))
+    if task.info.labels or task.info.num_outputs:
+        model.num_labels = _num_labels(cfg, len(task.info.labels) or task.info.num_outputs)
+    if task.info.parts and "tasks" in cfg.objective:
+        _fill_tasks(cfg, {name: len(info.labels) for name, info in task.info.parts.items()})
+    if "deviation" in cfg.data:
+        cfg.data.mean, cfg.data.deviation = task.info.scale
     _check_pairing(cfg)
+    _check_direction(cfg)
     if "max_len" in model and "seq_len" in cfg.data and cfg.data.seq_len > model.max_len:
         raise ValueError(
             f"data.seq_len={cfg.data.seq_len} is longer than model.max_len={model.max_len}"
@@ -55,7 +65,7 @@ def resolve(cfg: ConfigDict, task: Task) -> FrozenConfigDict:
 
 
 def _num_labels(cfg: ConfigDict, number: int) -> int:
-    """The classes of the data, which a model's head must have been made for."""
+    """The classes of the data, or the numbers that it asks for, which a model's head must have been made for."""
     if "num_labels" not in cfg.model:
         raise ValueError(
             f'data.kind="{cfg.data.kind}" has {number} classes, and model.kind="{cfg.model.kind}" has no head for them '
@@ -66,6 +76,17 @@ def _num_labels(cfg: ConfigDict, number: int) -> int:
             f"model.num_labels={cfg.model.num_labels}, but the data has {number} classes: leave it 0"
         )
     return number
+
+
+def _fill_tasks(cfg: ConfigDict, counts: Mapping[str, int]) -> None:
+    """The tasks of a mixture, and how many labels each has."""
+    found = {"tasks": tuple(counts), "num_labels": tuple(counts.values())}
+    for key, values in found.items():
+        if tuple(cfg.objective[key]) not in ((), values):
+            raise ValueError(
+                f"objective.{key}={tuple(cfg.objective[key])}, but the data has {values}: leave it ()"
+            )
+        cfg.objective[key] = values
 
 
 def _mask_id(cfg: ConfigDict, task: Task) -> int:
@@ -97,3 +118,22 @@ def _check_pairing(cfg: ConfigDict) -> None:
             f'model.decoder_start_id={cfg.model.decoder_start_id}, but data.kind="{data}" begins what a decoder '
             f"reads with {corruption.START_ID}"
         )
+
+
+ANY_DIRECTION = ("distillation", "multi_task")
+"""Objectives that take the targets of several others, and any model."""
+
+
+def _check_direction(cfg: ConfigDict) -> None:
+    """As those others do: a model that sees both sides is not given its answers."""
+    if cfg.objective.kind not in ANY_DIRECTION:
+        return
+    direction = getattr(configs.implementation(cfg, "model"), "direction", "causal")
+    fitting = FITTING.get(direction, "classification")
+    mixed = cfg.data.kind == "mixture"
+    for data in [part.kind for part in cfg.data.tasks.values()] if mixed else [cfg.data.kind]:
+        if data in MADE_FOR and not any(name in fitting for name in MADE_FOR[data]):
+            raise ValueError(
+                f'data.kind="{data}" has targets for {MADE_FOR[data][0]}, and model.kind="{cfg.model.kind}" is '
+                f"{direction}: for it {fitting}"
+            )

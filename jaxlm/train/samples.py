@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.core.types import Array, Batch, ModelOutput, PyTree
+from jaxlm.data import conversations
 from jaxlm.decode.sampling import Sampling
 from jaxlm.decode.stopping import text_of
 from jaxlm.decode.types import Request
@@ -17,6 +18,7 @@ from jaxlm.train import assembly, parallel
 
 DEFAULT_CONTEXT = 1024  # tokens that a sample may look back on, where neither data nor model says
 NUM_EXAMPLES = 4
+HELLO = "Hello! Who are you?"
 PREFIX_LM = "prefix_lm"  # the objective of models that read a prompt in both directions
 SAMPLING, GREEDY = Sampling(), {"method": "sample", "temperature": 0.0}
 
@@ -28,7 +30,7 @@ class Sampler:
         self.cfg, self.parts = cfg, parts
         self.tokenizer = parts.task.info.tokenizer
         self.predict = compiled(
-            _likeliest,
+            getattr(parts.objective, "answers", _likeliest),
             parts.model,
             parallel.whole_placer(parts.mesh),
             parallel.replicated(parts.mesh),
@@ -42,15 +44,17 @@ class Sampler:
             return self._answers(params)
         if self.tokenizer is None:
             return ""
-        if getattr(self.parts.model, "source_inputs", ()):
+        if getattr(self.parts.model, "source_inputs", ()) or "reference" in self._examples():
             return self._from_sources(params)
         return self._continuation(params, done)
 
     def _continuation(self, params: PyTree, done: int) -> str:
-        prompt = self.cfg.sample_prompt or "\n"
+        ask = getattr(self.parts.task, "ask", None)  # of data whose texts are answers
+        prompt = self.cfg.sample_prompt or (HELLO if ask else "\n")
         begin = [*self.end_ids, 0][:1]  # of a vocabulary that has no line break
+        ids = ask(prompt) if ask else self.tokenizer.encode(prompt).tolist()
         request = Request(
-            prompts=[self.tokenizer.encode(prompt).tolist() or begin],
+            prompts=[ids or begin],
             max_tokens=self.cfg.sample_tokens,
             max_len=context_length(self.cfg),
             end_ids=self.end_ids,
@@ -58,7 +62,8 @@ class Sampler:
             prefix=self.cfg.objective.kind == PREFIX_LM,
         )
         ((best,),) = SAMPLING.write(self.parts.model, params, request)
-        return prompt + text_of(self.tokenizer, best.tokens, begins=False)
+        text = text_of(self.tokenizer, best.tokens, begins=False)
+        return f"user       {prompt}\nassistant  {text}" if ask else prompt + text
 
     def _answers(self, params: PyTree) -> str:
         batch = self._examples()
@@ -88,7 +93,10 @@ class Sampler:
     def _source(self, batch: Batch, row: int) -> str:
         """What was read: a text in quotes; of what is no text, what the data show a person, on lines of its own."""
         if "source" not in batch:
-            return "\n" + str(batch["input"][row]) if "input" in batch else "(not shown)"
+            if "input" not in batch:
+                return "(not shown)"
+            text = str(batch["input"][row])
+            return "\n" + text if "image" in batch else repr(text)
         real = batch["source_segment_ids"][row] > 0 if "source_segment_ids" in batch else ...
         ids = [one for one in batch["source"][row][real].tolist() if one not in self.end_ids]
         return repr(self.tokenizer.decode(ids))
@@ -96,7 +104,8 @@ class Sampler:
     @property
     def end_ids(self) -> tuple[int, ...]:
         """What a text ends with."""
-        return () if self.tokenizer.eos_id is None else (self.tokenizer.eos_id,)
+        ends = {self.tokenizer.eos_id, conversations.end_of_answer(self.tokenizer)}
+        return tuple(sorted(ends - {None}))
 
     def _examples(self) -> Batch:
         """The first validation examples (training ones of data without validation), filled up for the mesh."""

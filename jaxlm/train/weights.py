@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,16 +14,25 @@ from jaxlm.train.checkpoint import Checkpointer, state_digest
 from jaxlm.train.steps.gradient import fresh
 
 
+class Restored(NamedTuple):
+    """A run's parameters in two parts."""
+
+    tuning: Any
+    trained: PyTree
+    base: PyTree  # what did not train; {} where all did
+    step: int
+    base_digest: str
+
+
 def load(
-    cfg: ConfigDict, checkpoints: Checkpointer, *, best: bool = False, fold: bool = True
+    cfg: ConfigDict, checkpoints: Checkpointer, *, best: bool = False
 ) -> tuple[PyTree, int] | None:
-    """A run's parameters as its model is called with them, and their step; averaged ones where the run had them.
+    """A run's parameters, adapters added to their kernels, and their step; averaged ones where the run had them.
 
     Args:
       cfg: the run's.
       checkpoints: of the run.
       best: the best checkpoint instead of the newest.
-      fold: adapters are added to their kernels, not put beside them.
 
     Returns:
       None where there is no checkpoint yet.
@@ -31,17 +40,34 @@ def load(
     Raises:
       ValueError: what did not train is not there any more, or not what it was.
     """
+    found = restore(cfg, checkpoints, best=best)
+    return None if found is None else (found.tuning.folded(found.trained, found.base), found.step)
+
+
+def restore(cfg: ConfigDict, checkpoints: Checkpointer, *, best: bool = False) -> Restored | None:
+    """As `load`, in the two parts that training has them in."""
     parts = Split(cfg)
-    restore = checkpoints.restore_best if best else checkpoints.restore
+    read = checkpoints.restore_best if best else checkpoints.restore
     averaged = "ema_decay" in cfg.step and cfg.step.ema_decay
-    restored = restore({"ema" if averaged else "params": parts.trained}, partial=True)
+    restored = read({"ema" if averaged else "params": parts.trained}, partial=True)
     if restored is None:
         return None
     state, extra, step = restored
     (trained,) = state.values()
-    base = _base(cfg, parts, extra) if jax.tree.leaves(parts.base) else {}
-    merge = parts.tuning.folded if fold else parts.tuning.merge
-    return merge(trained, base), step
+    if not jax.tree.leaves(parts.base):
+        return Restored(parts.tuning, trained, {}, step, "")
+    _, base = first(cfg, parts)
+    if (digest := base_digest(base)) != extra["base"]:
+        raise ValueError(
+            f"init_from={cfg.init_from or '(none)'}: the weights that did not train are not those that this run was "
+            "started with, and its checkpoint holds only those that did"
+        )
+    return Restored(parts.tuning, trained, base, step, digest)
+
+
+def base_digest(base: PyTree) -> str:
+    """What a checkpoint remembers of the part that did not train."""
+    return state_digest({"base": base})
 
 
 class Split:
@@ -54,17 +80,21 @@ class Split:
         self.trained, self.base = assembly.split_shapes(self.tuning, self.shapes)
 
 
-def _base(cfg: ConfigDict, parts: Split, extra: dict[str, Any]) -> PyTree:
-    """What did not train, as the run's first state had it."""
+def first(cfg: ConfigDict, parts: Split) -> tuple[PyTree, PyTree]:
+    """What trains and what doesn't, as the run's first state has it.
+
+    Raises:
+      ValueError: `init_from` is not there any more.
+    """
     key, _ = jax.random.split(jax.random.key(cfg.seed))
     batch = assembly.input_shapes(parts.model)
     params = jax.jit(lambda key: nn.unbox(fresh(parts.model, key, batch)))(key)
     trained, base = parts.tuning.split(params, key)
-    if cfg.init_from:
-        trained, base, _ = initial.overlaid(trained, base, cfg)
-    if state_digest({"base": base}) != extra["base"]:
+    if not cfg.init_from:
+        return trained, base
+    try:
+        return initial.overlaid(trained, base, cfg)[:2]
+    except ValueError as error:
         raise ValueError(
-            f"init_from={cfg.init_from or '(none)'}: the weights that did not train are not those that this run was started "
-            "with, and its checkpoint holds only those that did"
-        )
-    return base
+            f"init_from: {error} (this run's checkpoint holds only what was trained; the rest is read from there)"
+        ) from error

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from jaxlm.train.plots import plot_loss
+from jaxlm.train.plots import plot_figures, plot_loss
 
 PLOT_SECONDS = 30.0  # a plot takes about half a second: during a run not more often than this
 _SAMPLE_HEADER = re.compile(r"^=== step (\d+) ===$", re.MULTILINE)
@@ -75,9 +75,9 @@ class Writer:
 
         Args:
           step: updates done.
-          row: any figures; shown are loss, bits_per_byte, accuracy, lr, grad_norm, router/max_load, router/dropped (a
-            fraction), step_seconds, data_wait and fill (fractions), tokens_per_second, mfu (a fraction) and
-            eta_seconds, those that are there.
+          row: any figures; shown are loss, bits_per_byte, accuracy, reward, kl, lr, grad_norm, router/max_load, router/dropped (a
+            fraction), step_seconds, data_wait and fill (fractions), tokens_per_second, mfu (a fraction), what ends in
+            _loss (of a task, of a term) and eta_seconds, those that are there.
         """
         if not self._active:
             return
@@ -121,6 +121,15 @@ class Writer:
         self._append("samples.txt", f"=== step {step} ===\n{text}\n\n")
         lines = text.strip().splitlines()[:4]
         self.log("\n".join([f"sample     step {step}", *(f"  | {line[:96]}" for line in lines)]))
+
+    def predictions(self, split: str, examples: Iterable[Mapping[str, Any]]) -> None:
+        """Write predictions_SPLIT.jsonl: every example with its id, input, prediction, reference and score."""
+        if not self._active:
+            return
+        path = self.workdir / f"predictions_{split}.jsonl"
+        lines = (json.dumps(_strict(one), ensure_ascii=False) + "\n" for one in examples)
+        _replace(path, "".join(lines))
+        self.log(f"predicted  {path}: every {split} example, with what was predicted")
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json and end standard output with it, as one line of JSON."""
@@ -185,11 +194,12 @@ class Writer:
         if len(self._rows) == self._plotted_rows:
             return
         self._plotted_at, self._plotted_rows = time.monotonic(), len(self._rows)
-        path = self.workdir / "plots" / "loss.png"
-        try:
-            plot_loss(path, self._rows, self.title)
-        except Exception as error:  # a plot is not worth a run
-            self.log(f"plot       {path} was not drawn: {type(error).__name__}: {error}")
+        for name, plot in (("loss", plot_loss), ("metrics", plot_figures)):
+            path = self.workdir / "plots" / f"{name}.png"
+            try:
+                plot(path, self._rows, self.title)
+            except Exception as error:  # a plot is not worth a run
+                self.log(f"plot       {path} was not drawn: {type(error).__name__}: {error}")
 
 
 def train_line(step: int, num_steps: int, row: Mapping[str, float]) -> str:
@@ -198,6 +208,8 @@ def train_line(step: int, num_steps: int, row: Mapping[str, float]) -> str:
         ("loss", "loss {:.4f}", 1.0),
         ("bits_per_byte", "{:.3f} bits/byte", 1.0),
         ("accuracy", "accuracy {:.3f}", 1.0),
+        ("reward", "reward {:.3f}", 1.0),
+        ("kl", "kl {:.4f}", 1.0),
         ("lr", "lr {:.2e}", 1.0),
         ("grad_norm", "grad {:.2f}", 1.0),
         ("router/max_load", "max load {:.2f}", 1.0),
@@ -210,6 +222,8 @@ def train_line(step: int, num_steps: int, row: Mapping[str, float]) -> str:
     )
     parts = [f"{100 * step / num_steps:5.1f}%", f"step {step:{len(str(num_steps))}}/{num_steps}"]
     parts += [text.format(row[name] * factor) for name, text, factor in shown if name in row]
+    losses = {name: value for name, value in row.items() if name.endswith("_loss")}
+    parts += [f"{name.removesuffix('_loss')} {value:.3f}" for name, value in losses.items()]
     if "eta_seconds" in row:
         parts.append(f"ETA {_duration(row['eta_seconds'])}")
     return "  ".join(parts)

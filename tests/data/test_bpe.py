@@ -111,7 +111,7 @@ def test_text_trains_it_on_its_training_part(tmp_path):
     text = "".join(task.tokenizer.decode(part.tokens._arrays[0]) for part in task.parts)
     assert text == (first + last)[:1000]
     assert task.info.vocab_size == 270
-    mixed = TextTask(TextConfig(path=f"{path},bundled:trivia", tokenizer="bpe:300", seq_len=8, text_field="question"))  # fmt: skip
+    mixed = TextTask(TextConfig(path=f"{path},bundled:trivia", tokenizer="bpe:300", seq_len=8, text_column="question"))  # fmt: skip
     assert pieces(mixed.tokenizer, " the") == [" the"]
 
 

@@ -98,7 +98,7 @@ def test_a_picture_of_a_large_image_is_coarse():
     [
         (
             [0] * 5,
-            r"line 2: field 'pixels' has 5 pixels: expected 4, 2 x 2 x 1 \(data.image_size=2, ",
+            r"line 2: column 'pixels' has 5 pixels: expected 4, 2 x 2 x 1 \(data.image_size=2, ",
         ),
         ([[0, 0, 0, 0]], "is 1 x 4: expected a flat list or 2 x 2 x 1"),
         ([[0, 0], [0]], "has rows of different lengths: expected 2 x 2 x 1"),
@@ -120,10 +120,10 @@ def test_an_image_that_can_not_be_read_is_named_by_its_line(make, pixels, messag
 
 
 def test_missing_fields_name_their_options(make, tmp_path):
-    with pytest.raises(ValueError, match="has no field 'pixels' .*; set data.image_field"):
+    with pytest.raises(ValueError, match="has no column 'pixels' .*; set data.image_column"):
         make([{"caption": "a"}])
-    with pytest.raises(ValueError, match="has no field 'text' .*; set data.caption_field"):
-        make(caption_field="text")
+    with pytest.raises(ValueError, match="has no column 'text' .*; set data.caption_column"):
+        make(caption_column="text")
     (tmp_path / "a.tsv").write_text("a\tb\n")
     with pytest.raises(ValueError, match=r"line 1: images are read from \*.jsonl files, not"):
         CaptionsTask(CaptionsTask.Config(path=str(tmp_path / "a.tsv")))
@@ -186,7 +186,7 @@ def test_lines_of_images_need_no_caption(tmp_path):
     found = images.read(str(path), images.Form(2, 1, 10), "x")
     np.testing.assert_allclose(found.reshape(-1), [0, 0.1, 0.2, 1.0])
     path.write_text('{"x": [0, 1, 2]}\n')
-    with pytest.raises(ValueError, match="a.jsonl line 1: field 'x' has 3 pixels: expected 4"):
+    with pytest.raises(ValueError, match="a.jsonl line 1: column 'x' has 3 pixels: expected 4"):
         images.read(str(path), images.Form(2, 1, 10), "x")
 
 

@@ -55,7 +55,7 @@ def tfds(tfds_folder, monkeypatch):
     )  # fmt: skip
 
 
-EN_DE = {"source_field": "en", "target_field": "de"}
+EN_DE = {"source_column": "en", "target_column": "de"}
 
 
 def make(path, kind=PairsTask, **fields):
@@ -80,7 +80,9 @@ def test_pairs_of_tfds(tfds):
         tuple(line.split("\t")) for line in lines(task, "val")
     ]
     assert "tensorflow" not in sys.modules
-    back = make(f"{path}:1.0.0@validation", source_field="de", target_field="en", val_fraction=0.5)
+    back = make(
+        f"{path}:1.0.0@validation", source_column="de", target_column="en", val_fraction=0.5
+    )
     assert sorted(lines(back, "train") + lines(back, "val"))[0] == "Grüße Nr. 0 von 2\tgreetings no. 0 of 2"  # fmt: skip
     assert make(path, val_fraction=0.5, **EN_DE).info.digest != back.info.digest
 
@@ -88,9 +90,9 @@ def test_pairs_of_tfds(tfds):
 @pytest.mark.parametrize(
     "path, fields, message",
     [
-        ("/de-en", {}, r"record 0 has no field 'source' \(it has de, en\); set data.source_field$"),
-        ("/de-en", EN_DE | {"target_field": "d"},
-         r"""no field 'd' \(it has de, en\); set data.target_field \(did you mean "de"\?\)$"""),
+        ("/de-en", {}, r"record 0 has no column 'source' \(it has de, en\); set data.source_column$"),
+        ("/de-en", EN_DE | {"target_column": "d"},
+         r"""no column 'd' \(it has de, en\); set data.target_column \(did you mean "de"\?\)$"""),
         ("/de-fr", EN_DE, r"""^data.path=tfds:jaxlm_translate/de-fr is not there \(did you mean "de-en"\?\): """
          r"of jaxlm_translate, de-en is prepared here$"),
         ("/de-en@test", EN_DE, "data.path=tfds:jaxlm_translate/de-en@test has no split test: it has train, validation$"),
@@ -136,18 +138,18 @@ def hugging_face(monkeypatch):
 def test_nested_pairs_of_hugging_face(hugging_face):
     rows, asked = hugging_face
     rows += [{"id": 3, "translation": {"de": "ja", "en": "yes"}}] * 2
-    fields = {"source_field": "translation.en", "target_field": "translation.de"}
+    fields = {"source_column": "translation.en", "target_column": "translation.de"}
     task = make("hf:wmt16:de-en", val_path="hf:wmt16:de-en@validation", **fields)
     assert lines(task, "train") == ["yes\tja"] * 2
     assert asked == [("wmt16", "de-en", "train"), ("wmt16", "de-en", "validation")]
     with pytest.raises(
         ValueError, match="'en' .it has id, translation.de, translation.en.; set data.s"
     ):
-        make("hf:wmt16:de-en", source_field="en")
+        make("hf:wmt16:de-en", source_column="en")
     with pytest.raises(
-        ValueError, match="no field 'translate.de' .* .did you mean \"translation.de\""
+        ValueError, match="no column 'translate.de' .* .did you mean \"translation.de\""
     ):
-        make("hf:wmt16:de-en", source_field="translate.de")
+        make("hf:wmt16:de-en", source_column="translate.de")
 
 
 def test_labels_of_hugging_face(hugging_face):
@@ -163,7 +165,7 @@ def test_records_are_made_plain():
     assert libraries.plain(record) == {"a": "é", "b": [1, 2], "c": ["x"], "d": {"e": 3}}
     image = b"\x89PNG\xff"
     assert libraries.plain({"image": image}) == {"image": image}
-    with pytest.raises(ValueError, match="^w: field 't' is not UTF-8: byte 0 of it"):
+    with pytest.raises(ValueError, match="^w: column 't' is not UTF-8: byte 0 of it"):
         from jaxlm.data import reading
 
         reading.record_text({"t": b"\xff"}, "t", "w")

@@ -82,9 +82,9 @@ def test_shards_are_not_cut_at_empty_lines(tmp_path):
 
 def test_records_have_the_tokens_of_direct_training(lines, tmp_path):
     out = str(tmp_path / "out")
-    summary = prepare.run([str(lines)], "gpt2", out, text_field="answer", shard_mb=0.05)
+    summary = prepare.run([str(lines)], "gpt2", out, text_column="answer", shard_mb=0.05)
     np.testing.assert_array_equal(
-        tokens_of(tmp_path / "out"), direct(lines, "gpt2", text_field="answer")
+        tokens_of(tmp_path / "out"), direct(lines, "gpt2", text_column="answer")
     )
     assert summary["num_shards"] > 4
     assert summary["num_documents"] == len(lines.read_bytes().splitlines())

@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 
-from jaxlm.data.tasks import records
+from jaxlm.data.tasks import classes
 from jaxlm.data.tasks.labelled import LabelledTask
 from jaxlm.data.tasks.pairs import PairsTask
 from jaxlm.data.tasks.tagged import TaggedTask
@@ -71,10 +71,10 @@ def test_pairs_literally(write, caplog):
 def test_pairs_of_a_jsonl_file(write):
     rows = [{"de": "ja", "en": "yes"}, {"de": "nein", "en": "no"}]
     task = make(
-        PairsTask, write("a.jsonl", rows), source_field="de", target_field="en", val_fraction=0.5
+        PairsTask, write("a.jsonl", rows), source_column="de", target_column="en", val_fraction=0.5
     )
     assert task.example("train", 0)[1] == "ja\tyes" and task.example("val", 0)[1] == "nein\tno"
-    assert make(PairsTask, task.config.path, source_field="en", target_field="de", tokenizer="chars",
+    assert make(PairsTask, task.config.path, source_column="en", target_column="de", tokenizer="chars",
                 val_fraction=0.5).example("val", 0)[1] == "no\tnein"  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def test_labelled_literally(write, caplog):
 def test_labelled_pairs_and_cuts(write):
     lines = ["abc\tdefgh\t1", "a\tdefgh\t10", "abcdefgh\td\t2", "a\tb\t1"]
     task = make(
-        LabelledTask, write("a.tsv", lines), pair_field="second", seq_len=8, val_fraction=0.25
+        LabelledTask, write("a.tsv", lines), pair_column="second", seq_len=8, val_fraction=0.25
     )
     assert task.info.labels == ("1", "2", "10")  # by value
     (batch,) = task.eval("train", 3)
@@ -167,7 +167,7 @@ def test_numbers_that_are_equal_keep_one_order(write, monkeypatch):
     path = write("a.tsv", ["a\t01", "b\t1", "c\t001", "d\t10", "e\t2", "f\t0001"])
     for order in ((0, 1, 2, 3, 4, 5), (5, 4, 3, 2, 1, 0)):
         monkeypatch.setattr(
-            records, "_labels",
+            classes, "_labels",
             lambda split, _, order=order: dict.fromkeys(split.table.labels[n] for n in order).keys(),
         )  # fmt: skip
         task = make(LabelledTask, path, seq_len=8, val_fraction=0.0)
@@ -186,6 +186,27 @@ def test_labelled_files_for_every_split(write):
     assert task.example("test", 1) == (paths["test_path"], "six")
     (batch,) = task.eval("test", 2)  # labels are numbered by training, whatever a file's order
     assert batch["targets"].tolist() == [[1], [0]]
+
+
+def test_labels_that_are_named(write, caplog):
+    """In the order given; one that no line has is said, one that is not named refused."""
+    path = write("a.tsv", ["one\tb", "two\ta", "three\tb"])
+    with caplog.at_level(logging.INFO, "jaxlm"):
+        task = make(LabelledTask, path, seq_len=8, labels=("b", "none", "a"), val_fraction=0.0)
+    assert task.info.labels == ("b", "none", "a")
+    assert "a.tsv: no training line has the label: none" in caplog.text
+    assert next(task.eval("train", 3))["targets"].tolist() == [[0], [2], [0]]
+    # A label of validation alone is no mistake where it is named.
+    split = make(
+        LabelledTask, path, seq_len=8, labels=("a", "b"), val_path=write("v.tsv", ["x\ta"])
+    )
+    assert next(split.eval("val", 1))["targets"].tolist() == [[0]]
+    with pytest.raises(
+        ValueError, match="the train lines have labels that are not in data.labels: b"
+    ):
+        make(LabelledTask, path, seq_len=8, labels=("a", "c"), val_fraction=0.0)
+    with pytest.raises(ValueError, match="data.labels=.* must be texts, each of them once"):
+        make(LabelledTask, path, seq_len=8, labels=("a", "a"))
 
 
 def tagged(write, **fields):
@@ -227,6 +248,29 @@ def test_tags_stand_on_the_first_piece_of_a_bpe_word(write):
     assert np.flatnonzero(batch["weights"][0]).tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize("tokenizer, first", [
+    # The first piece of each word: bytes behind its space; GPT-2 has that in the piece.
+    ("bytes", [1, 8, 15, 22, 27]),
+    ("gpt2", [1, 6, 11, 14, 15]),
+])  # fmt: skip
+def test_tags_of_words_beyond_ascii(write, tokenizer, first):
+    """Chinese, a letter with a combining mark, an emoji of several characters: one tag a word, at its first piece."""
+    words = ["我爱", "北京", "café", "🙂", "👩‍👧"]
+    rows = [{"tokens": words, "tags": ["B", "I", "O", "B", "O"]}] * 2
+    path = write("a.jsonl", rows)
+    task = make(TaggedTask, path, seq_len=48, tokenizer=tokenizer, val_fraction=0.5)
+    batch = next(task.eval("train", 1))
+    places = np.flatnonzero(batch["weights"][0]).tolist()
+    assert places == first
+    assert [task.info.labels[n] for n in batch["targets"][0, places]] == ["B", "I", "O", "B", "O"]
+    end = int(batch["segment_ids"].sum()) - 1
+    spelt = [
+        task.tokenizer.decode(batch["tokens"][0, a:b]).strip()
+        for a, b in zip(places, [*places[1:], end], strict=True)
+    ]
+    assert spelt == words
+
+
 @pytest.mark.parametrize("maker", [pairs, labelled, tagged])
 def test_orders_epochs_and_digests(write, maker):
     task, again = maker(write), maker(write)
@@ -257,22 +301,22 @@ def test_tokenised_once(write, monkeypatch):
     monkeypatch.setattr(tokenizers.BytesTokenizer, "encode_batch", None)  # can't be called
     pairs(write, source_len=9)  # cut when it is read: not part of the cache's key
     with pytest.raises(TypeError):
-        pairs(write, tokenizer="bytes", val_fraction=0.5, source_field="other")
+        pairs(write, tokenizer="bytes", val_fraction=0.5, source_column="other")
 
 
 @pytest.mark.parametrize(
     "kind, name, rows, fields, message",
     [
         (PairsTask, "a.tsv", ["a\tb", "a"], {}, "a.tsv line 2 has 1 column: expected source TAB target$"),
-        (PairsTask, "a.jsonl", [{"source": "a"}], {}, "line 1 has no field 'target' .*data.target_f"),
+        (PairsTask, "a.jsonl", [{"source": "a"}], {}, "line 1 has no column 'target' .*data.target_c"),
         (PairsTask, "a.tsv", [], {}, "data.path=.*a.tsv is empty: no line in it"),
-        (PairsTask, "a.txt", ["a"], {}, r"a.txt is txt: expected \*.jsonl or \*.tsv"),
+        (PairsTask, "a.txt", ["a"], {}, r"a.txt is txt: expected \*.jsonl, \*.json, \*.csv or \*.tsv"),
         (PairsTask, "a.tsv", ["a\tb"], {}, "no line is left for split 'train'"),
         (PairsTask, "a.tsv", ["a\tb"], {"source_len": 1}, "data.source_len=1 must be at least 2"),
         (LabelledTask, "a.tsv", ["a\t1", "b\t1"], {}, "fewer than two labels .* lines: 1"),
         (LabelledTask, "a.tsv", ["a\t1", "b\t"], {}, "line 2 has no label: its last column is ''"),
-        (LabelledTask, "a.jsonl", [{"text": "a", "label": None}], {}, "has no label: field 'label'"),
-        (LabelledTask, "a.jsonl", [{"text": "a"}], {}, "no field 'label' .*set data.label_field"),
+        (LabelledTask, "a.jsonl", [{"text": "a", "label": None}], {}, "has no label: column 'label'"),
+        (LabelledTask, "a.jsonl", [{"text": "a"}], {}, "no column 'label' .*set data.label_column"),
         (LabelledTask, "a.jsonl", [{"text": 3, "label": 1}], {}, "is int, not text; set data.text_"),
         (LabelledTask, "a.tsv", ["a\t1", "b\t2", "c\t3"], {"val_fraction": 0.3},
          "the val lines have labels that no training line has: 3"),
@@ -282,21 +326,21 @@ def test_tokenised_once(write, monkeypatch):
         (LabelledTask, "a.tsv", ["a\t1", "b\t2"], {"test_path": "none.tsv"},
          "data.test_path=none.tsv: no such file"),
         (TaggedTask, "a.jsonl", [{"tokens": ["a", "b"], "tags": ["O"]}], {}, "2 words and 1 tags"),
-        (TaggedTask, "a.jsonl", [{"tokens": "a", "tags": ["O"]}], {}, "'tokens' is no list of texts"),
-        (TaggedTask, "a.jsonl", [{"tags": ["O"]}], {}, "no field 'tokens' .*set data.tokens_field"),
-        (TaggedTask, "a.tsv", ["a\tO"], {}, "line 1: words with tags are read from"),
+        (TaggedTask, "a.jsonl", [{"tokens": 7, "tags": ["O"]}], {}, "'tokens' is int, no list; set data.tokens_column"),
+        (TaggedTask, "a.jsonl", [{"tags": ["O"]}], {}, "no column 'tokens' .*set data.tokens_column"),
+        (TaggedTask, "a.tsv", ["a\tO"], {}, "line 1: words with tags are read by the names"),
         (PairsTask, "a.jsonl", ["\ufeff"], {}, "a.jsonl is empty: no line in it"),
         (PairsTask, "s3:imdb", None, {}, "data.path=s3:imdb: .* a file or glob, bundled:NAME, tfds:NAME"),
         (PairsTask, "a.tsv", ["a\tb", "", "a\tb\tc"], {}, "line 3 has 3 columns: expected source TAB t"),
         (PairsTask, "a.tsv", ["", "  ", ""], {}, "data.path=.*a.tsv is empty: no line in it"),
         (LabelledTask, "a.tsv", ["a\t1", "b"], {}, "data.path=.*a.tsv line 2 has 1 column:"),
-        (LabelledTask, "a.tsv", ["a\tb\t1"], {}, r"text TAB label \(data.pair_field=''\)"),
+        (LabelledTask, "a.tsv", ["a\tb\t1"], {}, r"text TAB label \(data.pair_column=''\)"),
         (LabelledTask, "a.jsonl", [{"text": "a", "label": True}], {}, "is True, not text or a whole"),
         (LabelledTask, "a.jsonl", [{"text": "a", "label": "\ud800"}], {}, "half a surrogate pair"),
         (LabelledTask, "a.jsonl", ["[" * 100_000], {}, "line 1 is not JSON that can be read"),
         (LabelledTask, "a.jsonl", ["9" * 5_000], {}, "line 1 is not JSON that can be read"),
         (TaggedTask, "a.jsonl", [{"tokens": ["\udc00"], "tags": ["O"]}], {"tokenizer": "gpt2"},
-         "data.path=.*a.jsonl line 1: field 'tokens' holds half a surrogate pair"),
+         "data.path=.*a.jsonl line 1: column 'tokens' holds half a surrogate pair"),
         (TaggedTask, "a.jsonl", [{"tokens": ["a"], "tags": [""]}], {}, "has no label: an entry of"),
     ],
 )  # fmt: skip
@@ -315,8 +359,8 @@ def test_an_empty_path_is_refused():
 
 def test_bundled_sets_have_the_known_sizes():
     packages = make(
-        LabelledTask, "bundled:packages", text_field="synopsis+description",
-        label_field="section", min_count=50, seq_len=32,
+        LabelledTask, "bundled:packages", text_column="synopsis+description",
+        label_column="section", min_count=50, seq_len=32,
     )  # fmt: skip
     assert len(packages.info.labels) == 29
     assert packages.example("train", 0)[1].startswith("peak identification for mass spectrometry")

@@ -133,11 +133,11 @@ GOOD = '{"text": "good"}\n'
         ("a.txt", b"x" * 40_000 + "é".encode()[:1], "a.txt is not UTF-8: byte 40000 can't"),
         ("a.txt", "é".encode() * 20_000 + b"\xe9x", "a.txt is not UTF-8: byte 40000 can't"),
         ("a.jsonl", GOOD + "\n{bad\n", "a.jsonl line 3 is not JSON: .* at column 2"),
-        ("a.jsonl", GOOD + '{"body": 1, "id": 2}', "line 2 has no field 'text' .it has body, id"),
-        ("a.jsonl", '{"text": ["a"]}', "line 1: field 'text' is list, not text"),
+        ("a.jsonl", GOOD + '{"body": 1, "id": 2}', "line 2 has no column 'text' .it has body, id"),
+        ("a.jsonl", '{"text": ["a"]}', "line 1: column 'text' is list, not text"),
         ("a.jsonl", "[1]", "line 1 is not a JSON object"),
         ("a.jsonl", GOOD.encode() + b'{"text": "\xff"}', "a.jsonl line 2 is not UTF-8: byte 10"),
-        ("a.jsonl", '{"text": "\\ud800"}', "line 1: field 'text' holds half a surrogate pair"),
+        ("a.jsonl", '{"text": "\\ud800"}', "line 1: column 'text' holds half a surrogate pair"),
     ],
 )
 def test_bad_content_is_named(tmp_path, name, content, message):
@@ -236,7 +236,7 @@ def test_tfds_without_tensorflow(tfds_folder, monkeypatch):
     assert sorted(documents(source)) == [f"Nr. {i} 你好" for i in range(5)]
     assert source.scan()[1] == 5 and "tensorflow" not in sys.modules
     assert documents(sources.open_source("tfds:jaxlm_tiny:text")) == documents(source)
-    with pytest.raises(ValueError, match="record 0: field 'n' is int, not text"):
+    with pytest.raises(ValueError, match="record 0: column 'n' is int, not text"):
         documents(sources.open_source("tfds:jaxlm_tiny:n"))
     with pytest.raises(ValueError, match="tfds:nosuch can't be loaded.*not found"):
         sources.open_source("tfds:nosuch")

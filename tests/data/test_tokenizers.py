@@ -14,7 +14,7 @@ MIXED = "Hello, 世界! 🙂 naïve\r\n\ttab  two spaces\u3000ideographic\n\nend
 @pytest.fixture(scope="module")
 def bpe_json(tmp_path_factory):
     path = tmp_path_factory.mktemp("bpe") / "tokenizer.json"
-    train_tokenizer.train(["bundled:trivia"], 400, str(path), text_field="question")
+    train_tokenizer.train(["bundled:trivia"], 400, str(path), text_column="question")
     return path
 
 

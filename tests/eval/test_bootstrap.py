@@ -120,7 +120,7 @@ def test_what_a_row_refuses():
 
 def test_scores_of_many_sums_at_once_are_those_of_each():
     rng = np.random.default_rng(2)
-    sizes = {"f1": 3, "ece": 12, "bleu": 10, "chrf": 18, "ter": 2, "mcc": 12}
+    sizes = {"f1": 3, "ece": 12, "bleu": 10, "chrf": 18, "ter": 2, "mcc": 12, "pearson": 6}
     for name, finish in FINISH.items():
         size = sizes.get(name, 12 if name.startswith("macro") else 2)
         sums = rng.integers(0, 4, (5, 6, size)).astype(float)

@@ -149,12 +149,10 @@ def test_what_can_not_be_scored_is_refused_before_a_run(task):
     class Encoder:
         inputs = ("tokens",)
 
-    with pytest.raises(
-        ValueError, match=r'Encoder has none to write from; model.kind=.* "t5" does'
-    ):
+    with pytest.raises(ValueError, match=r'Encoder writes none; model.kind=.* "t5" does'):
         check_writes(evaluator, Encoder(), {})
     with pytest.raises(ValueError, match='"answers" scores texts that are written from sources'):
-        Answers(task.info, 8, "causal_lm")
+        Answers(task.info, 8, "masked_lm")
     with pytest.raises(ValueError, match="scores texts that are written"):
         Answers(TaskInfo(9, {}, labels=("a", "b")), 8, "classification")
 

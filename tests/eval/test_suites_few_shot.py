@@ -175,7 +175,7 @@ def test_labels_are_the_commonest_of_training_and_others_are_left_out(tmp_path):
         [{"text": "one", "label": "b"}, {"text": "two", "label": "a"}]
         + [{"text": "three", "label": "c"}],
     )
-    options = {"data": scored, "examples": others, "text_field": "text", "label_field": "label"}
+    options = {"data": scored, "examples": others, "text_column": "text", "label_column": "label"}
     lm = Told(likelihood={" c": -1.0, " b": -1.0 - np.log(3)}.__getitem__)
     found = make("classification", options | {"num_labels": "2"}).run(lm)
     values = rows(found)
@@ -187,9 +187,9 @@ def test_labels_are_the_commonest_of_training_and_others_are_left_out(tmp_path):
 
 def test_labels_of_a_users_file_alone_are_its_own_and_a_hopeless_one_has_a_finite_loss(tmp_path):
     lines = [{"text": "one", "label": "a"}, {"text": "two", "label": "b"}]
-    options = {"data": write(tmp_path / "a.jsonl", lines), "text_field": "text"}
+    options = {"data": write(tmp_path / "a.jsonl", lines), "text_column": "text"}
     lm = Told(likelihood={" a": -1.0, " b": -2001.0}.__getitem__)
-    found = make("classification", options | {"label_field": "label"}).run(lm)
+    found = make("classification", options | {"label_column": "label"}).run(lm)
     assert rows(found)["accuracy"] == 0.5 and rows(found)["loss"] == pytest.approx(1000)
 
 
@@ -254,8 +254,8 @@ def test_free_texts_of_one_word_have_no_variety():
         ("qa", {"limit": "1.5"}, "--limit 1.5: expected a whole number"),
         ("qa", {"temperature": "-1"}, "--temperature -1.0 must be 0"),
         ("qa", {"data": "nothing.jsonl"}, "no such file"),
-        ("qa", {"data": "bundled:shakespeare"}, "is txt: expected .jsonl or .tsv"),
-        ("qa", {"data": "bundled:packages"}, 'no "question" .* its fields are package, section'),
+        ("qa", {"data": "bundled:shakespeare"}, "is txt: expected .jsonl, .csv or .tsv"),
+        ("qa", {"data": "bundled:packages"}, 'no "question" .* its columns are package, section'),
         ("diversity", {"limit": "1"}, "at least 2 texts"),
         ("json:loads", {}, "is no suite"),
     ],

@@ -182,5 +182,5 @@ def test_a_t5_file_may_hold_copies_of_its_embedding():
 
 
 def test_the_bias_of_a_masked_head_is_found_under_either_of_its_names():
-    names = mapping._spellings(bert, "cls.predictions.bias")
+    names = mapping.spelled(bert, "cls.predictions.bias")
     assert names == ["cls.predictions.bias", "cls.predictions.decoder.bias"]

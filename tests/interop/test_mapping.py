@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxlm.interop import mapping
+from jaxlm.interop import mapping, outward
 from jaxlm.interop.mapping import Entry
 
 CONFIG = SimpleNamespace(vocab_size=3, num_layers=2)
@@ -123,7 +123,7 @@ def test_export_gives_back_what_was_loaded(scan):
     found, _ = mapping.load(FAMILY, CONFIG, Held(THEIRS), shapes(scan))
     leaves, tree = jax.tree.flatten(shapes(scan))
     params = jax.tree.unflatten(tree, list(found.values()))
-    back = mapping.export(FAMILY, CONFIG, params)
+    back = outward.export(FAMILY, CONFIG, params)
     assert set(back) == set(THEIRS)
     for name, (shape, make) in back.items():
         assert shape == THEIRS[name].shape

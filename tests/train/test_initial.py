@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 import jaxlm
 from jaxlm import config, convert
 from jaxlm.interop import mapping
-from jaxlm.train import assembly, initial, parallel, resolve
+from jaxlm.train import assembly, initial, origin, parallel, resolve
 
 TEXT = "the cat sat on the mat. a dog ran.\n" * 60
 
@@ -154,7 +154,7 @@ def test_a_new_head_is_drawn_and_the_one_that_is_not_used_is_named(folder):
     model = assembly.make_model(cfg)
     tokens = jax.ShapeDtypeStruct((1, 4), np.int32)
     abstract = assembly.abstract_params(model, {"tokens": tokens})
-    found, matched = initial.open_source(cfg.init_from).weights(model.config, abstract)
+    found, matched = origin.open_source(cfg.init_from).weights(model.config, abstract)
     assert matched.fresh == ("classifier/kernel", "classifier/bias")
     assert set(matched.unused) == {"pooler.dense.weight", "pooler.dense.bias"}
     assert initial.report("there", matched)[1:] == [

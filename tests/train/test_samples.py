@@ -88,7 +88,9 @@ class OneBatch:
 def sample(model, task, sample_tokens=20, evaluators=()):
     cfg = SimpleNamespace(sample_tokens=sample_tokens, seed=0)
     mesh = parallel.make_mesh(parallel.Config(data=8))
-    parts = SimpleNamespace(model=model, task=task, mesh=mesh, evaluators=evaluators)
+    parts = SimpleNamespace(
+        model=model, task=task, mesh=mesh, evaluators=evaluators, objective=None
+    )
     return Sampler(cfg, parts)({}, 10)
 
 
@@ -127,9 +129,9 @@ class WritesOn(Next):
 def test_a_sample_without_prompt_begins_where_a_text_does():
     cfg = config.base()
     cfg.sample_tokens, cfg.data.seq_len = 3, 16
-    task = SimpleNamespace(info=TaskInfo(9, {}, Blank()))
+    task = SimpleNamespace(info=TaskInfo(9, {}, Blank()), eval=lambda split, size: iter([{}]))
     mesh = parallel.make_mesh(parallel.Config(data=8))
-    parts = SimpleNamespace(model=WritesOn(), task=task, mesh=mesh)
+    parts = SimpleNamespace(model=WritesOn(), task=task, mesh=mesh, objective=None)
     assert Sampler(cfg, parts)({}, 10) == "\nabc"
 
 
@@ -224,7 +226,7 @@ def test_the_micro_batch_is_chosen_by_all_tokens_of_a_row(monkeypatch, row_token
     monkeypatch.setattr(plan.devices, "memory_bytes", lambda: 1000 / 0.9)
     model = SimpleNamespace(activation_bytes=lambda num_tokens: 2.0 * num_tokens)
     mesh = SimpleNamespace(shape={"data": 1, "fsdp": 1, "expert": 1, "tensor": 1})
-    assert plan.choose_micro_batch(16, model, {}, row_tokens, mesh) == expected
+    assert plan.choose_micro_batch(16, model, {}, {}, row_tokens, mesh) == expected
 
 
 def test_the_summary_has_the_last_scores_by_their_own_names_too():

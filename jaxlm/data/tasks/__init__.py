@@ -46,6 +46,7 @@ MADE_FOR = {
     "chat": ("causal_lm", "distillation"),
     "preferences": ("reward", "dpo", "ipo", "orpo"),
     "verdicts": ("kto",),
-    "prompts": ("ppo", "grpo", "on_policy_distillation"),
+    "mixture": ("multi_task",),
+    "prompts": ("causal_lm", "distillation", "ppo", "grpo", "on_policy_distillation"),
 }
 """`data.kind` -> the objectives that its targets are for; what is not named here goes with any."""

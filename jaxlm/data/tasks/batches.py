@@ -54,7 +54,10 @@ def show(
     """
     lines = []
     for row in range(min(num_examples, len(batch["tokens"]))):
-        example = {name: np.asarray(values[row]) for name, values in batch.items()}
+        arrays = {
+            n: values for n, values in batch.items() if values.dtype != object
+        }  # no raw texts
+        example = {name: np.asarray(values[row]) for name, values in arrays.items()}
         predicted = None if predictions is None else np.asarray(predictions[row])
         segments = example.get("segment_ids")
         size = len(example["tokens"]) if segments is None else int((segments > 0).sum())

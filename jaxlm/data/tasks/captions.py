@@ -21,9 +21,9 @@ class CaptionsConfig(RecordConfig):
     """As RecordConfig, with *.jsonl files only; and what images and captions are.
 
     Attributes:
-      image_field: the pixels: a flat list, row by row, or [height][width] or
+      image_column: the pixels: a flat list, row by row, or [height][width] or
         [height][width][channels]; whole numbers.
-      caption_field: the text.
+      caption_column: the text.
       image_size: pixels of the height and of the width; model.image_size is the same.
       num_channels: 1 for grey, 3 for colours.
       pixel_max: what a pixel is at most, usually 255; a model is given 0..1.
@@ -31,8 +31,8 @@ class CaptionsConfig(RecordConfig):
     """
 
     path: str = "bundled:digits"
-    image_field: str = "pixels"
-    caption_field: str = "caption"
+    image_column: str = "pixels"
+    caption_column: str = "caption"
     image_size: int = 8
     num_channels: int = 1
     pixel_max: int = 16
@@ -68,15 +68,15 @@ class CaptionsTask(RecordTask):
         """
         if isinstance(row, list):
             raise ValueError(f"{where}: images are read from *.jsonl files, not from *.tsv")
-        field = self.config.image_field
-        caption = reading.record_text(row, self.config.caption_field, where, "data.caption_field")
-        value = reading.record_field(row, field, where, "data.image_field")
-        pixels = images.parse(value, self.config.form, f"{where}: field {field!r}")
+        column = self.config.image_column
+        caption = reading.record_text(row, self.config.caption_column, where, "data.caption_column")
+        value = reading.record_column(row, column, where, "data.image_column")
+        pixels = images.parse(value, self.config.form, f"{where}: column {column!r}")
         return records.Record((caption,), numbers={"image": pixels})
 
     def kind(self) -> list[Any]:
         config = self.config
-        return ["captions", config.image_field, config.caption_field, *config.form]
+        return ["captions", config.image_column, config.caption_column, *config.form]
 
     def columns(self, ids: list[np.ndarray], labels: list[int]) -> dict[str, Any]:
         return {"caption": ids[0]}

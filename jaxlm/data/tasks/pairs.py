@@ -21,19 +21,21 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class PairsConfig(RecordConfig):
-    """As RecordConfig, with *.tsv files of source TAB target; and the lengths.
+    """As RecordConfig, and the lengths; a *.tsv file without a header is source TAB target.
 
     Attributes:
-      source_field: the source in a *.jsonl file or in a record of tfds: or hf:, whose fields are the
-        languages (en; where they are entries of one field, translation.en).
-      target_field: the target there.
+      source_column: the source; in a record of tfds: or hf: columns are the languages (en; where they
+        are entries of one column, translation.en).
+      target_column: the target.
+      source_prefix: what stands before every source, as "summarize: " (T5's way to name a task).
       source_len: tokens of a source, <eos> included; longer ones are cut, and counted in the log.
       target_len: the same of a target.
     """
 
     path: str = "bundled:en-de"
-    source_field: str = "source"
-    target_field: str = "target"
+    source_column: str = "source"
+    target_column: str = "target"
+    source_prefix: str = ""
     source_len: int = 128
     target_len: int = 128
 
@@ -56,16 +58,15 @@ class PairsTask(RecordTask):
           ValueError: the line has not both.
         """
         if isinstance(row, dict):
-            names = ("source_field", "target_field")
-            fields = [(getattr(self.config, name), f"data.{name}") for name in names]
-            return records.Record(
-                tuple(reading.record_text(row, field, where, option) for field, option in fields)
-            )
+            names = ("source_column", "target_column")
+            columns = [(getattr(self.config, name), f"data.{name}") for name in names]
+            row = [reading.record_text(row, column, where, option) for column, option in columns]
         records.check_columns(row, where, ("source", "target"))
-        return records.Record(tuple(row))
+        return records.Record((self.config.source_prefix + row[0], row[1]))
 
     def kind(self) -> list[Any]:
-        return ["pairs", self.config.source_field, self.config.target_field]
+        config = self.config
+        return ["pairs", config.source_column, config.target_column, config.source_prefix]
 
     def columns(self, ids: list[np.ndarray], labels: list[int]) -> dict[str, Any]:
         return {"source": ids[0], "target": ids[1]}

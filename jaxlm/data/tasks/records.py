@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,8 +22,9 @@ class RecordConfig:
     """Where the lines are.
 
     Attributes:
-      path: a file or glob, *.jsonl or *.tsv; bundled:NAME; tfds:NAME[@SPLIT] or
-        hf:NAME[:config][@SPLIT], whose split is train where none is named.
+      path: a file or glob, *.jsonl, *.csv or *.tsv; bundled:NAME; tfds:NAME[@SPLIT] or
+        hf:NAME[:config][@SPLIT], whose split is train where none is named. Fields that end in
+        _column say what its columns are called; a *.tsv file may do without such names.
       val_path: the lines for validation, as in tfds:wmt16_translate/de-en@validation; "": the last
         val_fraction of path's.
       test_path: lines for split "test", which a run scores once, at its end; "": none.
@@ -51,6 +51,13 @@ class RecordConfig:
         if self.eval_examples < 0:
             raise ValueError(f"data.eval_examples={self.eval_examples} must be 0 (all) or more")
 
+    def named_columns(self) -> dict[str, str]:
+        """The columns that a line must have, each with the key that names it."""
+        keys = [one.name for one in dataclasses.fields(self) if one.name.endswith("_column")]
+        return {
+            name: f"data.{key}" for key in keys for name in getattr(self, key).split("+") if name
+        }
+
 
 class Split(NamedTuple):
     """The lines of a table that make one split."""
@@ -64,6 +71,8 @@ class RecordTask:
 
     Config: ClassVar[type] = RecordConfig
     special_tokens: ClassVar[tuple[str, ...]] = ()  # appended where the tokenizer lacks them
+    offsets: ClassVar[Mapping[str, int]] = {}  # columns of characters of texts: see records.fetch
+    num_outputs: ClassVar[int] = 0  # see TaskInfo
 
     def __init__(self, config: RecordConfig):
         """Open the data, tokenising what the cache doesn't hold.
@@ -80,6 +89,7 @@ class RecordTask:
                 self.parse,
                 self.kind(),
                 "train" if name == "train" else "",
+                config.named_columns(),
             )
             for name, path in paths.items()
             if path
@@ -93,7 +103,8 @@ class RecordTask:
         self.tokenizer = special_tokens.with_special_tokens(tokenizer, self.special_tokens)
         self.special_ids = self.tokenizer.special_ids()
         tables = {
-            name: records.fetch(source, tokenizer, self.columns) for name, source in opened.items()
+            name: records.fetch(source, tokenizer, self.columns, self.offsets)
+            for name, source in opened.items()
         }
         self.splits = self._cut(tables)
         self.prepare_splits()
@@ -153,11 +164,17 @@ class RecordTask:
             digests.append([name, split.table.digest, rows])
         digest = cache.digest([digests, self.tokenizer.digest, self.settings()])
         size = self.tokenizer.vocab_size
-        return TaskInfo(size, splits, self.tokenizer, self.labels(), digest)
+        return TaskInfo(
+            size, splits, self.tokenizer, self.labels(), digest, self.num_outputs, self.scale()
+        )
 
     def labels(self) -> tuple[str, ...]:
         """Class names, in id order."""
         return ()
+
+    def scale(self) -> tuple[float, float]:
+        """Mean and deviation of numbers to predict."""
+        return 0.0, 1.0
 
     def train(self, seed: int) -> Any:
         """Endless examples, each line once an epoch, in another order each time."""
@@ -180,12 +197,21 @@ class RecordTask:
         Raises:
           ValueError: no such split.
         """
+        ids = self.chosen_ids(split)
+        table, rows = self.splits[split]
+        return batches.evaluation(lambda i: self.make_example(table, int(rows[i])), ids, batch_size)
+
+    def chosen_ids(self, split: str) -> list[int]:
+        """The lines of a split that are evaluated on.
+
+        Raises:
+          ValueError: no such split.
+        """
         if split not in self.splits:
             raise ValueError(f'no split "{split}"; accepted: {", ".join(self.splits)}')
-        table, rows = self.splits[split]
-        total = min(len(rows), self.config.eval_examples or len(rows))
-        ids = [number * len(rows) // total for number in range(total)]
-        return batches.evaluation(lambda i: self.make_example(table, int(rows[i])), ids, batch_size)
+        count = len(self.splits[split].rows)
+        total = min(count, self.config.eval_examples or count)
+        return [number * count // total for number in range(total)]
 
     def show(self, batch: Batch, num_examples: int, predictions: np.ndarray | None = None) -> str:
         """The first rows of a batch as a person reads them: see batches.show."""
@@ -222,38 +248,3 @@ def check_seq_len(seq_len: int, known: bool = False) -> int:
     if seq_len and seq_len < 4:
         raise ValueError(f"data.seq_len={seq_len} must be at least 4, or 0: model.max_len")
     return seq_len
-
-
-def number_labels(splits: Mapping[str, Split], column: str, path: str) -> dict[str, int]:
-    """Label -> number, in sorted order (by value where all are whole numbers).
-
-    Args:
-      splits: as `RecordTask.splits`.
-      column: holds labels, as numbers of `Table.labels`; negative ones are none.
-      path: data.path, for messages.
-
-    Raises:
-      ValueError: training has fewer than two, or lacks one of another split's.
-    """
-    found = {name: _labels(split, column) for name, split in splits.items()}
-    if len(found["train"]) < 2:
-        names = ", ".join(sorted(found["train"])) or "none"
-        raise ValueError(
-            f"data.path={path} has fewer than two labels to tell apart in its training lines: {names}"
-        )
-    for name, labels in found.items():
-        if missing := sorted(labels - found["train"]):
-            source = splits[name].table.source
-            raise ValueError(
-                f"{source.option}={source.path}: the {name} lines have labels that no training line "
-                f"has: {', '.join(missing)}"
-            )
-    numeric = all(re.fullmatch(r"-?\d{1,18}", label) for label in found["train"])
-    ordered = sorted(sorted(found["train"]), key=int if numeric else str)  # 1 and 01 too
-    return {label: number for number, label in enumerate(ordered)}
-
-
-def _labels(split: Split, column: str) -> set[str]:
-    rows = split.table.columns[column]
-    numbers = np.unique(np.concatenate([rows[row] for row in split.rows] or [np.zeros(0, int)]))
-    return {split.table.labels[number] for number in numbers if number >= 0}

@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from jaxlm.data import reading, records, special_tokens
+from jaxlm.data import reading, records, special_tokens, tables
+from jaxlm.data.tasks.classes import check_labels, number_labels
 from jaxlm.data.tasks.records import (
     RecordConfig,
     RecordTask,
     Split,
     check_seq_len,
-    number_labels,
 )
 
 _log = logging.getLogger(__name__)
@@ -27,22 +27,26 @@ _NO_TAG = -1  # of every piece of a word but the first
 
 @dataclasses.dataclass(frozen=True)
 class TaggedConfig(RecordConfig):
-    """As RecordConfig, but *.jsonl only.
+    """As RecordConfig, but a *.tsv file needs its header.
 
     Attributes:
-      tokens_field: the list of words.
-      tags_field: the list of their tags, as long.
+      tokens_column: the list of words; of a text, its parts between spaces.
+      tags_column: the list of their tags, as long.
+      labels: the tags that there may be, in the order of their numbers; (): those of the training
+        lines, sorted. A line with another one is refused.
       seq_len: tokens of an example, [CLS] and [SEP] included; longer ones are cut, and counted in
         the log; 0: the model's max_len, which the loop fills in.
     """
 
     path: str = "bundled:ner"
-    tokens_field: str = "tokens"
-    tags_field: str = "tags"
+    tokens_column: str = "tokens"
+    tags_column: str = "tags"
+    labels: tuple[str, ...] = ()
     seq_len: int = 0
 
     def __post_init__(self):
         super().__post_init__()
+        check_labels(self.labels)
         check_seq_len(self.seq_len)
 
 
@@ -63,23 +67,26 @@ class TaggedTask(RecordTask):
           ValueError: the line has not both, or not as many.
         """
         if isinstance(row, list):
-            raise ValueError(f"{where}: words with tags are read from *.jsonl files, not *.tsv")
+            raise ValueError(
+                f"{where}: words with tags are read by the names of their columns, and this *.tsv file has no header "
+                f"with {self.config.tokens_column} and {self.config.tags_column}"
+            )
         lists = []
-        for name in ("tokens_field", "tags_field"):
-            field = getattr(self.config, name)
-            values = reading.record_field(row, field, where, f"data.{name}")
-            if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-                raise ValueError(f"{where}: field {field!r} is no list of texts; set data.{name}")
-            lists.append([reading.encodable(v, f"{where}: field {field!r}") for v in values])
+        for name in ("tokens_column", "tags_column"):
+            column = getattr(self.config, name)
+            values = tables.entries(row, column, where, f"data.{name}")
+            if not all(isinstance(v, str) for v in values):
+                raise ValueError(f"{where}: column {column!r} is no list of texts; set data.{name}")
+            lists.append([reading.encodable(v, f"{where}: column {column!r}") for v in values])
         words, tags = lists
         if len(words) != len(tags) or not words:
             raise ValueError(f"{where} has {len(words)} words and {len(tags)} tags")
         for tag in tags:
-            records.label(tag, where, f"an entry of field {self.config.tags_field!r}")
+            records.label(tag, where, f"an entry of column {self.config.tags_column!r}")
         return records.Record((words[0], *(f" {word}" for word in words[1:])), tuple(tags))
 
     def kind(self) -> list[Any]:
-        return ["tagged", self.config.tokens_field, self.config.tags_field]
+        return ["tagged", self.config.tokens_column, self.config.tags_column]
 
     def columns(self, ids: list[np.ndarray], labels: list[int]) -> dict[str, Any]:
         tags = []
@@ -107,7 +114,7 @@ class TaggedTask(RecordTask):
           ValueError: no length, fewer than two tags, or one that training lacks.
         """
         self._length = check_seq_len(self.config.seq_len, known=True)
-        self._numbers = number_labels(self.splits, "tags", self.config.path)
+        self._numbers = number_labels(self.splits, "tags", self.config.path, self.config.labels)
         for split in self.splits.values():
             columns = split.table.columns
             words = int(columns["num_words"].values().sum())

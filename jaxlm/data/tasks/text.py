@@ -26,7 +26,7 @@ class TextConfig:
 
     Attributes:
       path: a file or glob (*.jsonl: records; all else: plain text), bundled:NAME,
-        tfds:NAME[@SPLIT][:field], hf:NAME[:config][@SPLIT] (of the split train where none is named),
+        tfds:NAME[@SPLIT][:column], hf:NAME[:config][@SPLIT] (of the split train where none is named),
         tokens:DIR (made by jaxlm.prepare); or several joined by commas, each with @weight or none
         (then in proportion to their sizes).
       tokenizer: bytes, chars, gpt2, bpe:N (N ids, trained on the training part of path), or the path
@@ -36,7 +36,7 @@ class TextConfig:
       val_fraction: the last part, held out: in characters of a text, lines of a record file, tokens
         of a token file.
       eval_examples: evaluate on so many windows, evenly spread over a split; 0: on all.
-      text_field: which entry of a record is the text.
+      text_column: which entry of a record is the text.
     """
 
     path: str = "bundled:shakespeare"
@@ -44,10 +44,10 @@ class TextConfig:
     seq_len: int = 0
     val_fraction: float = 0.1
     eval_examples: int = 0
-    text_field: str = "text"
+    text_column: str = "text"
 
     def __post_init__(self):
-        for name in ("path", "tokenizer", "text_field"):
+        for name in ("path", "tokenizer", "text_column"):
             if not getattr(self, name):
                 raise ValueError(f"data.{name} is empty: expected {name.replace('_', ' ')} as text")
         if self.seq_len < 0:

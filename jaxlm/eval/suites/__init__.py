@@ -19,6 +19,7 @@ SUITES = {
     "qa": "jaxlm.eval.suites.writing:QA",
     "summaries": "jaxlm.eval.suites.writing:Summaries",
     "translation": "jaxlm.eval.suites.writing:Translation",
+    "retrieval": "jaxlm.eval.suites.retrieval:Retrieval",
     "diversity": "jaxlm.eval.suites.diversity:Diversity",
 }
 

@@ -37,9 +37,9 @@ class Choice(FewShot):
         """Question: ... Answer:"""
         items = []
         for record in records:
-            question = data.field(record, "question", str, self.data)
-            choices = tuple(map(str, data.field(record, "choices", list, self.data)))
-            answer = data.field(record, "answer", int, self.data)
+            question = data.column(record, "question", str, self.data)
+            choices = tuple(map(str, data.column(record, "choices", list, self.data)))
+            answer = data.column(record, "answer", int, self.data)
             if len(choices) < 2 or not 0 <= answer < len(choices):
                 raise ValueError(
                     f"--data {self.data}: answer {answer} of {len(choices)} choices: {question!r}"
@@ -90,16 +90,16 @@ class Classification(FewShot):
     left out.
 
     Attributes:
-      text_field: the text.
-      label_field: its label.
+      text_column: the text.
+      label_column: its label.
       num_labels: how many labels to choose among: those with most lines in the training part (all lines without one).
       normalise: divide a log-likelihood by "bytes" or "tokens" of the label; "none": not.
       max_characters: of a text; what is longer is cut.
     """
 
     data: str = "bundled:packages"
-    text_field: str = "description"
-    label_field: str = "section"
+    text_column: str = "description"
+    label_column: str = "section"
     num_labels: int = 8
     normalise: str = "none"
     max_characters: int = 400
@@ -124,14 +124,14 @@ class Classification(FewShot):
             label = self._label(record)
             if label not in labels:
                 continue
-            text = data.field(record, self.text_field, str, self.data)
+            text = data.column(record, self.text_column, str, self.data)
             text = " ".join(text.split())[: self.max_characters]
-            first, second = self.text_field.capitalize(), self.label_field.capitalize()
+            first, second = self.text_column.capitalize(), self.label_column.capitalize()
             items.append(Item(text, f"{first}: {text}\n{second}:", (label,), labels))
         return items
 
     def _label(self, record: Mapping[str, Any]) -> str:
-        return str(data.field(record, self.label_field, (str, int), self.data))
+        return str(data.column(record, self.label_column, (str, int), self.data))
 
     def _labels(self, records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         counts = collections.Counter(map(self._label, records))

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from jaxlm.data import bundled, corpus, reading, sources
+from jaxlm.data import bundled, corpus, reading, sources, tables
 
 BUNDLED = "bundled:"
 _FEW = 1000  # a file with fewer lines holds out a tenth
@@ -38,12 +38,12 @@ def held_out(count: int) -> int:
     return corpus.train_units(count, 0.1 if count < _FEW else 0.05)
 
 
-def domains(path: str, text_field: str = "text", limit: int = 0) -> list[Domain]:
+def domains(path: str, text_column: str = "text", limit: int = 0) -> list[Domain]:
     """The documents of every part of `path`; bundled ones: the held-out part.
 
     Args:
       path: as `data.path`: files, globs or bundled:NAME, joined by commas.
-      text_field: the text of a record.
+      text_column: the text of a record.
       limit: at most so many characters of each; 0: all.
 
     Raises:
@@ -53,7 +53,7 @@ def domains(path: str, text_field: str = "text", limit: int = 0) -> list[Domain]
     for part in sources.parse(path):
         if part.weight is not None:
             raise ValueError(f"--data {path}: every part is scored whole, so weights mean nothing")
-        source = sources.open_source(part.path, text_field)
+        source = sources.open_source(part.path, text_column)
         documents = list(_documents(source))
         if part.path.startswith(BUNDLED):
             documents = _held_out_documents(documents, source.in_characters)
@@ -72,7 +72,7 @@ def lines(path: str, examples: str = "") -> Lines:
     """The records to score, and those for examples: of bundled data its training part, else of the file `examples`.
 
     Args:
-      path: *.jsonl (objects) or *.tsv (source TAB target), or bundled:NAME of one.
+      path: *.jsonl (objects), *.csv (with a header) or *.tsv (source TAB target), or bundled:NAME of one.
       examples: another such file.
 
     Raises:
@@ -93,17 +93,19 @@ def _rows(path: str, option: str) -> tuple[list[dict[str, Any]], str]:
     if path.startswith(BUNDLED):
         raw, form = bundled.read(name), bundled.entry(name)["format"]
     else:
-        files = sources.find_files(path, option, "a .jsonl or .tsv file, bundled:NAME")
+        files = sources.find_files(path, option, "a .jsonl, .csv or .tsv file, bundled:NAME")
         if len(files) > 1:
             raise ValueError(f"{option} {path} matches {len(files)} files: name one")
         with open(files[0], "rb") as file:
             raw = file.read()
         form = files[0].rpartition(".")[2]
-    if form not in ("jsonl", "tsv"):
-        raise ValueError(f"{option} {path} is {form}: expected .jsonl or .tsv")
+    if form not in ("jsonl", "csv", "tsv"):
+        raise ValueError(f"{option} {path} is {form}: expected .jsonl, .csv or .tsv")
     split = [line for line in raw.split(b"\n") if line.strip()]
     if form == "jsonl":
         found = [record for _, record in reading.objects(split, path)]
+    elif form == "csv":
+        found = [record for _, record in tables.csv_rows(raw.splitlines(keepends=True), path)]
     else:
         found = [_pair(columns, where) for where, columns in reading.rows(split, path)]
     return found, hashlib.sha256(raw).hexdigest()
@@ -115,15 +117,15 @@ def _pair(columns: list[str], where: str) -> dict[str, str]:
     return {"source": columns[0], "target": columns[1]}
 
 
-def field(record: dict[str, Any], name: str, kind: type | tuple[type, ...], path: str) -> Any:
-    """One field of a record.
+def column(record: dict[str, Any], name: str, kind: type | tuple[type, ...], path: str) -> Any:
+    """One column of a record.
 
     Raises:
       ValueError: it is missing or of another type.
     """
     if name not in record or not isinstance(record[name], kind):
         raise ValueError(
-            f'--data {path}: a record has no "{name}" of the expected type; its fields are '
+            f'--data {path}: a record has no "{name}" of the expected type; its columns are '
             f"{', '.join(record)}"
         )
     return record[name]

@@ -15,7 +15,7 @@ class Diversity:
 
     Attributes:
       data: files or bundled:NAME, joined by commas, whose documents give the beginnings.
-      text_field: the text of a *.jsonl record.
+      text_column: the text of a *.jsonl record.
       prompt_words: how many words of a document are given.
       limit: how many texts to write; a long document gives several beginnings.
       max_tokens: of each.
@@ -26,7 +26,7 @@ class Diversity:
     """
 
     data: str = "bundled:shakespeare"
-    text_field: str = "text"
+    text_column: str = "text"
     prompt_words: int = 6
     limit: int = 32
     max_tokens: int = 100
@@ -44,7 +44,7 @@ class Diversity:
 
     def run(self, lm: Any) -> Found:
         """Rows of eval/diversity.py, and the texts."""
-        found = data.domains(self.data, self.text_field)
+        found = data.domains(self.data, self.text_column)
         prompts = beginnings([text for one in found for text in one.documents], self)
         texts = lm.generate(
             prompts,

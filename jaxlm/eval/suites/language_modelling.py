@@ -29,7 +29,7 @@ class LanguageModelling:
 
     Attributes:
       data: files or bundled:NAME, joined by commas; each is a domain.
-      text_field: the text of a *.jsonl record.
+      text_column: the text of a *.jsonl record.
       context: tokens that a window reads; 0: what the model was trained with, at most 1024.
       stride: tokens by which windows slide; 0: context.
       limit: score at most so many characters of each domain; 0: all.
@@ -37,7 +37,7 @@ class LanguageModelling:
     """
 
     data: str = "bundled:shakespeare,bundled:speeches,bundled:technical,bundled:poetry"
-    text_field: str = "text"
+    text_column: str = "text"
     context: int = 0
     stride: int = 0
     limit: int = 0
@@ -59,7 +59,7 @@ class LanguageModelling:
           ValueError: a model that reads both ways or from a source, or a context that it can't hold.
         """
         context, stride = self._lengths(lm)
-        found = data.domains(self.data, self.text_field, self.limit)
+        found = data.domains(self.data, self.text_column, self.limit)
         start = lm.begin_id
         scored = [
             _Scored(domain, *self._score(lm, domain, context, stride, start)) for domain in found

@@ -91,9 +91,9 @@ class QA(Writing):
         """Question: ... Answer:"""
         items = []
         for record in records:
-            question = data.field(record, "question", str, self.data)
+            question = data.column(record, "question", str, self.data)
             name = "answers" if "answers" in record else "answer"
-            answers = data.field(record, name, (str, list), self.data)
+            answers = data.column(record, name, (str, list), self.data)
             answers = (answers,) if isinstance(answers, str) else tuple(map(str, answers))
             if not answers:
                 raise ValueError(f"--data {self.data}: a record accepts no answer: {question!r}")
@@ -111,13 +111,13 @@ class Summaries(Writing):
     """One line that says what a description is about.
 
     Attributes:
-      source_field: what is summarised.
-      target_field: the summary.
+      source_column: what is summarised.
+      target_column: the summary.
     """
 
     data: str = "bundled:packages"
-    source_field: str = "description"
-    target_field: str = "synopsis"
+    source_column: str = "description"
+    target_column: str = "synopsis"
 
     main: ClassVar[str] = "rougeL"
     metrics: ClassVar[str] = "jaxlm.eval.summaries"
@@ -126,7 +126,7 @@ class Summaries(Writing):
         self, records: Sequence[Mapping[str, Any]], training: Sequence[Mapping[str, Any]]
     ) -> list[Item]:
         """Description: ... Synopsis:"""
-        names = self.source_field, self.target_field
+        names = self.source_column, self.target_column
         return [_item(record, self.data, names) for record in records]
 
 
@@ -161,11 +161,11 @@ class Translation(Writing):
 def _item(
     record: Mapping[str, Any],
     path: str,
-    fields: tuple[str, str],
+    columns: tuple[str, str],
     shown: tuple[str, ...] = (),
 ) -> Item:
-    """Its two fields as question and answer, each under the name that the prompt shows."""
-    source, target = (data.field(record, name, str, path) for name in fields)
-    first, second = shown or [name.capitalize() for name in fields]
+    """Its two columns as question and answer, each under the name that the prompt shows."""
+    source, target = (data.column(record, name, str, path) for name in columns)
+    first, second = shown or [name.capitalize() for name in columns]
     source = " ".join(source.split())  # a line break ends an answer
     return Item(source, f"{first}: {source}\n{second}:", (" ".join(target.split()),))

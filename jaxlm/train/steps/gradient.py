@@ -7,6 +7,7 @@ devices only add up sums. A step whose loss or gradient is not finite leaves par
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -26,6 +27,9 @@ class Config:
     ema_decay: float = 0.0  # of an exponential moving average of the parameters; 0: off
     on_nonfinite: str = (
         "stop"  # or "skip": what the loop does after a step without finite loss or gradient
+    )
+    term_norms: bool = (
+        False  # report each term's own gradient, "grad_norm/TERM": a backward pass more for each
     )
 
     def __post_init__(self):
@@ -81,9 +85,12 @@ class Gradient:
             key=jax.random.key_data(root),
         )
 
-    def loss_and_gradients(self, state: TrainState, batch: Batch) -> tuple[LossOut, Any, Array]:
-        """Sums over the whole batch, the gradient of sum_k coef_k S_k / W_k, and that loss."""
+    def loss_and_gradients(
+        self, state: TrainState, batch: Batch, terms: Iterable[str] | None = None
+    ) -> tuple[LossOut, Any, Array]:
+        """Sums over the whole batch, the gradient of sum_k coef_k S_k / W_k, and that loss; of all terms, or of some."""
         scales = self._scales(batch)
+        terms = tuple(self.objective.terms if terms is None else terms)
         key = randomness.step_key(state.key, state.step)
         base = state.frozen.get("base", {})
         frozen = others(self.objective, state.frozen)
@@ -92,7 +99,7 @@ class Gradient:
             micro_key = jax.random.fold_in(key, index)
             ctx = LossContext(frozen, variables, state.step, micro_key, train=True)
             out = self.objective(self.tuning.merge(params, base, True), ctx, micro_batch)
-            return sum(scales[term] * out.sums[term] for term in self.objective.terms), out
+            return sum(scales[term] * out.sums[term] for term in terms), out
 
         gradient = jax.value_and_grad(loss, has_aux=True)
         if self.num_micro_batches == 1:
@@ -142,7 +149,7 @@ class Gradient:
         return jnp.minimum(self.config.ema_decay, (1.0 + step) / (10.0 + step))
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        """One update. Metrics: `loss_total`, every reported mean, `grad_norm`, `lr`, `finite`."""
+        """One update. Metrics: `loss_total`, every reported mean, `grad_norm`, `lr`, `finite`; the config's `term_norms`."""
         out, grads, value = self.loss_and_gradients(state, batch)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
@@ -163,13 +170,27 @@ class Gradient:
         )
         report = {name: metrics.mean(sums) for name, sums in out.report.items()}
         shown = {"loss_total": value, "grad_norm": grad_norm, "lr": self.schedule(state.step)}
+        if self.config.term_norms:
+            shown |= self._term_norms(state, batch)
         return new_state, report | shown | {"finite": finite}
+
+    def _term_norms(self, state: TrainState, batch: Batch) -> dict[str, Array]:
+        """The norm of each term's own part of the gradient, coefficient included: they add up as vectors, not as norms."""
+        return {
+            f"grad_norm/{term}": optax.tree.norm(self.loss_and_gradients(state, batch, (term,))[1])
+            for term in self.objective.terms
+        }
 
 
 def fresh(model: Any, key: Array, batch: Batch) -> PyTree:
-    """Drawn parameters, whose boxes name their logical axes; of the batch only shapes and types are read."""
+    """Drawn parameters, whose boxes name their logical axes; of the batch only shapes and types are read.
+
+    They depend on no lengths: of ids one a row is enough, as several texts in a row may need more than there are positions.
+    """
+    shapes = {name: batch[name].shape[1:] for name in model.inputs}
     inputs = {
-        name: jnp.zeros((1, *batch[name].shape[1:]), batch[name].dtype) for name in model.inputs
+        name: jnp.zeros((1, *(shape if len(shape) > 1 else (1,))), batch[name].dtype)
+        for name, shape in shapes.items()
     }
     return model.init(key, **inputs)["params"]
 
@@ -179,7 +200,7 @@ def others(objective: Objective, frozen: PyTree) -> dict[str, PyTree]:
 
     Of one that is the run's own as it began, those that do not train stand in "base" alone.
     """
-    own = getattr(objective, "own", ())
+    own = [name for name in getattr(objective, "own", ()) if not getattr(objective.config, name)]
     return {
         name: partition.join(frozen[name], frozen.get("base", {})) if name in own else frozen[name]
         for name in getattr(objective, "others", ())

@@ -4,6 +4,7 @@ A tuning is built as `Kind(config, params)` from the model's parameters or their
 
     trains(path)              whether a parameter of the model trains as it is
     split(params, key)        (what trains, with parameters of its own; what does not)
+    begin(model, trained, base, key)   what trains, as it begins beside the model's own first weights
     merge(trained, base, train)   the tree that the model is called with, whose gradient goes to `trained`
     folded(trained, base)     plain parameters of the model, which compute the same
     first(trained)            of what trains, the model's own parameters

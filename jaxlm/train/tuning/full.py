@@ -38,6 +38,10 @@ class Full:
         del key
         return partition.split(params, self.trains)
 
+    def begin(self, model: Any, trained: PyTree, base: PyTree, key: Any) -> PyTree:
+        del model, base, key
+        return trained
+
     def merge(self, trained: PyTree, base: PyTree, train: bool = False) -> PyTree:
         del train
         return partition.join(trained, base) if base else trained

@@ -122,7 +122,8 @@ class LoRA(Full):
         for layer in self.layers:
             a, b = (leaves.pop(f"{layer}/{name}") for name in ("lora_a", "lora_b"))
             kernel = frozen[f"{layer}/kernel"]
-            frozen[f"{layer}/kernel"] = kernel + self.config.scale * jnp.matmul(a, b)
+            product = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+            frozen[f"{layer}/kernel"] = kernel + self.config.scale * product
         return partition.nest(frozen | leaves)
 
     def first(self, trained: PyTree) -> PyTree:

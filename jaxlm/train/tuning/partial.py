@@ -13,16 +13,13 @@ import optax
 
 from jaxlm.core import partition
 from jaxlm.core.types import Array, PyTree
+from jaxlm.train import depth
 from jaxlm.train.tuning.full import Full
 
 HEADS = ("classifier", "value")
 """Subtrees that a pretrained model brings no weights for: they train in every tuning."""
 OUTPUTS = (*HEADS, "head", "mlm")
 """Subtrees that make scores from states."""
-INPUTS = ("embed", "positions", "token_types", "embedding_norm", "relative_bias", "project")
-"""Subtrees below the first layer."""
-_LAYER = re.compile(r"^(.*?)block_(\d+)/")
-_SCANNED = re.compile(r"(^|/)blocks/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +31,9 @@ class Config:
       last_layers: the last so many blocks of each stack train, and what stands behind them; 0: a linear probe, the
         outputs' weights alone; -1: every layer.
       unfreeze_every: steps; the last layer trains from the first step on, each further one so many steps later, what stands
-        before the first layer last of all (Howard and Ruder 2018, ULMFiT, arXiv:1801.06146, section 3.3, where a step is an
-        epoch). 0: all at once.
+        before the first layer last of all (Howard and Ruder 2018, ULMFiT, arXiv:1801.06146, section 3.3, where a layer comes
+        each epoch). 0: all at once. Until its turn a parameter stands still, but its gradient counts in optim.clip_norm and
+        in the optimizer's moments, so that its first updates are no larger than later ones.
     """
 
     freeze: tuple[str, ...] = ()
@@ -58,19 +56,22 @@ class Partial(Full):
     def __init__(self, config: Config, params: PyTree):
         """Raises ValueError where a pattern finds nothing, nothing is left to train, or layers can't be told apart."""
         super().__init__(config)
-        paths = list(partition.flatten(params))
-        check_found("freeze", config.freeze, paths)
-        if config.last_layers > 0 or config.unfreeze_every:
-            check_unrolled(paths)
-        self.layers = _layers(paths)
-        if config.last_layers > max(self.layers.values(), default=0):
+        leaves = partition.flatten(params)
+        check_found("freeze", config.freeze, leaves)
+        if config.last_layers > 0:
+            depth.check_unrolled(leaves, "tuning.last_layers")
+        most = max(depth.num_layers(leaves).values(), default=0)
+        if config.last_layers > most:
             raise ValueError(
-                f"tuning.last_layers={config.last_layers} is more than the model's "
-                f"{max(self.layers.values(), default=0)} layers"
+                f"tuning.last_layers={config.last_layers} is more than the model's {most} layers"
             )
-        self.chosen = {path for path in paths if self._trains(path)}
+        self.depths = depth.of_all(leaves)
+        self.chosen = {path for path in leaves if self._trains(path)}
         if not self.chosen:
-            raise ValueError("tuning: nothing is left to train")
+            raise ValueError(
+                f"tuning: nothing is left to train (freeze={list(config.freeze)}, last_layers={config.last_layers}); "
+                f"a linear probe needs weights of the outputs' own: {', '.join(OUTPUTS)}"
+            )
 
     def trains(self, path: str) -> bool:
         return path in self.chosen
@@ -82,18 +83,17 @@ class Partial(Full):
             return True
         if self.config.last_layers == 0:
             return path.split("/")[0] in OUTPUTS
-        return _depth(path, self.layers) < self.config.last_layers
+        return bool(self.depths[path].max() < self.config.last_layers)
 
     def optimizer(
         self, tx: optax.GradientTransformation, trained: PyTree
     ) -> optax.GradientTransformation:
-        """Before a parameter's first step it gets no gradient and no update; Adam's bias correction counts all steps."""
+        """Before a parameter's turn its updates are dropped; its moments follow its gradient from the first step on."""
         every = self.config.unfreeze_every
         if not every:
             return tx
-        leaves = partition.flatten(trained)
-        starts = partition.nest({path: every * _depth(path, self.layers) for path in leaves})
-        return _from_step(tx, starts)
+        starts = {path: every * self.depths[path] for path in partition.flatten(trained)}
+        return _from_step(tx, partition.nest(starts))
 
     def describe(self) -> str:
         rules = [f"frozen {', '.join(self.config.freeze)}"] if self.config.freeze else []
@@ -128,12 +128,6 @@ def check_found(name: str, patterns: Sequence[str], paths: Iterable[str]) -> Non
             )
 
 
-def check_unrolled(paths: Iterable[str]) -> None:
-    """Raises ValueError where all layers are one array."""
-    if any(_SCANNED.search(path) for path in paths):
-        raise ValueError("tuning by layers needs them one by one: set model.scan_layers=False")
-
-
 def found(patterns: Sequence[str], path: str) -> bool:
     """Whether one of them is in it."""
     return any(re.search(pattern, path) for pattern in patterns)
@@ -144,39 +138,22 @@ def _short(path: str) -> str:
     return re.sub(r"block_\d+", "block_*", path.rpartition("/")[0] or path)
 
 
-def _layers(paths: Iterable[str]) -> dict[str, int]:
-    """How many blocks each stack has, by what stands before their names."""
-    counts: dict[str, int] = {}
-    for path in paths:
-        if match := _LAYER.match(path):
-            counts[match[1]] = max(counts.get(match[1], 0), int(match[2]) + 1)
-    return counts
-
-
-def _depth(path: str, layers: dict[str, int]) -> int:
-    """0 for the last layer and what stands behind it, 1 for the one before; what stands before the first is deepest."""
-    if match := _LAYER.match(path):
-        return layers[match[1]] - 1 - int(match[2])
-    below = any(name in INPUTS for name in path.split("/"))
-    return max(layers.values(), default=0) if below else 0
-
-
 class _Counted(NamedTuple):
     count: Array
     inner: Any
 
 
 def _from_step(tx: optax.GradientTransformation, starts: PyTree) -> optax.GradientTransformation:
-    """`tx`, for each leaf from its update number on."""
-
-    def only(count: Array, updates: PyTree) -> PyTree:
-        return jax.tree.map(
-            lambda x, start: jnp.where(count >= start, x, jnp.zeros_like(x)), updates, starts
-        )
+    """`tx`, whose updates of each leaf (or layer of a leaf) count from step `starts` on."""
 
     def update(updates, state, params=None):
-        updates, inner = tx.update(only(state.count, updates), state.inner, params)
-        return only(state.count, updates), _Counted(state.count + 1, inner)
+        updates, inner = tx.update(updates, state.inner, params)
+        updates = jax.tree.map(
+            lambda x, start: jnp.where(state.count >= start, x, jnp.zeros((), x.dtype)),
+            updates,
+            starts,
+        )
+        return updates, _Counted(state.count + 1, inner)
 
     return optax.GradientTransformation(
         lambda params: _Counted(jnp.zeros((), jnp.int32), tx.init(params)), update
