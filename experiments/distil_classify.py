@@ -8,7 +8,7 @@ BERT is one of six layers in the Hugging Face layout (MiniLM), or a run of ours.
 layers 1, 3 and 5 of the same BERT and learns the teacher's probabilities at temperature 2, the labels, and the states behind
 the teacher's layers 1, 3 and 5; :alone is the same student, from the labels only. --config.init_from=runs/teacher begins with the
 teacher's own layers. Other data, for all three alike: --config.data.path=train.tsv --config.data.val_path=dev.tsv
---config.data.test_path=test.tsv (text TAB label) --config.data.min_count=1 --config.data.seq_len=48. Over several seeds, with
+--config.data.test_path=test.tsv (text TAB label) --config.data.seq_len=48. Over several seeds, with
 the paired interval: tools/compare_distillation.py.
 """
 
@@ -26,7 +26,6 @@ def get_config(variant=""):
         path="bundled:packages",
         text_column="synopsis+description",
         label_column="section",
-        min_count=50,
         tokenizer="init_from",
         seq_len=128,
     )

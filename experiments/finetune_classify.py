@@ -13,9 +13,10 @@ What trains is everything, or, with the same options:
 PATH is a BERT in the Hugging Face layout, or a run of bert_base.py; its shape, weights and tokenizer are taken, and a new head
 is put on the mean of its last states (--config.model.pooler=true: on BERT's own pooler, as other tools have it, so that
 jaxlm.convert can export it). Without init_from a BERT base starts from scratch. Other data: --config.data.path=FILE.tsv
-(text TAB label, a line each; labels are the distinct values), or FILE.jsonl with --config.data.text_column= and
---config.data.label_column=; --config.data.val_path= names lines to validate on, else the last tenth is taken. The epoch
-with the best validation accuracy is kept. Predictions beside labels are in samples.txt. Measured: docs/benchmarks.md.
+(text TAB label, a line each; labels are the distinct values, of the packages those of at least 50), or FILE.csv or FILE.jsonl
+with --config.data.text_column= and --config.data.label_column=; --config.data.val_path= names lines to validate on, else the
+last tenth is taken. The epoch with the best validation accuracy is kept. Predictions beside labels are in samples.txt.
+Measured: docs/benchmarks.md.
 """
 
 from jaxlm import config
@@ -33,7 +34,6 @@ def get_config(variant=""):
         path="bundled:packages",
         text_column="synopsis+description",
         label_column="section",
-        min_count=50,
         tokenizer="gpt2",
         seq_len=128,
     )

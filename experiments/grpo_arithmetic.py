@@ -11,8 +11,8 @@ prompt, and learns which of them were right (Shao et al. 2024, arXiv:2402.03300;
 `exact_match` in summary.json is of greedy answers to the held-out sums; plots/metrics.png has the reward beside the KL.
 :distil learns, in place of rewards, what the model that GRPO made says to each token (Agarwal et al. 2023, arXiv:2306.13649).
 
-Two cores of a shared CPU, one run: exact match 0.302 ± 0.026 after :start (about 10 seconds of steps), 0.880 ± 0.018 after
-GRPO (400 steps, 1,024 completions each, 247 seconds); :ppo cut at 200 steps 0.691 ± 0.026 (154 seconds).
+Two cores of a shared CPU, one run: exact match 0.302 ± 0.026 after :start, 0.880 ± 0.018 after GRPO (400 steps, 1,024
+completions each, 247 seconds); :ppo cut at 200 steps 0.691 ± 0.026 (154 seconds).
 """
 
 from jaxlm import config

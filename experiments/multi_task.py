@@ -64,10 +64,10 @@ def bundled():
     """Entities, and what a text is about, from, or by."""
     return {
         "ner": config.section("data", "tagged", path="bundled:ner"),
-        "section": labelled("bundled:packages", "synopsis+description", "section", min_count=50),
+        "section": labelled("bundled:packages", "synopsis+description", "section"),
         "topic": labelled("bundled:trivia", "question", "topic"),
         "genre": labelled("bundled:poetry", "text", "genre"),
-        "poet": labelled("bundled:poetry", "title+text", "author", min_count=50),
+        "poet": labelled("bundled:poetry", "title+text", "author"),
         "exam": labelled("bundled:choice", "question", "source"),
     }
 
@@ -78,7 +78,7 @@ def english():
     return {
         "ner": config.section("data", "tagged", path="bundled:ner"),
         "pos": config.section("data", "tagged", path="tag/pos.jsonl"),
-        "section": labelled("bundled:packages", "synopsis+description", "section", min_count=50),
+        "section": labelled("bundled:packages", "synopsis+description", "section"),
         "sst2": labelled("benchmarks/sst2/train.tsv", **sst2),
         "opinion": labelled("classify/sentiment.jsonl"),
         "satire": labelled("classify/headlines.jsonl"),

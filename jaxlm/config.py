@@ -232,11 +232,14 @@ def override(cfg: ConfigDict, key: str, text: str) -> None:
             )
         if depth < len(parents):
             node = node[name]
-    if isinstance(node[leaf], ConfigDict):
-        raise ValueError(
-            f"--config.{key} is a section: override one of {', '.join(node[leaf].keys())}"
-        )
     current = node[leaf]
+    if isinstance(current, ConfigDict):
+        if current:
+            raise ValueError(
+                f"--config.{key} is a section: override one of {', '.join(current.keys())}"
+            )
+        node[leaf] = ConfigDict(_parse(text, dict, key))
+        return
     if text.lower() == "none" and _is_optional(cfg, key):
         with cfg.ignore_type():
             node[leaf] = None

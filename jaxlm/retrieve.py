@@ -101,10 +101,9 @@ def asked(questions: Sequence[str]) -> list[str]:
     Raises:
       ValueError: there are none.
     """
-    found = list(questions)
-    if not found and not sys.stdin.isatty():
-        found = [line.strip() for line in sys.stdin if line.strip()]
-    if not found:
+    given = questions if questions or sys.stdin.isatty() else sys.stdin
+    found = [one.strip() for one in given if one.strip()]
+    if len(found) < len(questions) or not found:
         raise ValueError("no question: give --question TEXT, or lines of standard input")
     return found
 

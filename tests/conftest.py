@@ -22,7 +22,9 @@ _device_flag = f"--xla_force_host_platform_device_count={NUM_DEVICES}"
 _other_flags = re.sub(
     r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", "")
 )
-os.environ["XLA_FLAGS"] = f"{_other_flags.strip()} {_device_flag}".strip()
+# Eight devices on a busy machine's few cores wait for one another for long: after 40 s XLA would end the process.
+_patience_flag = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
+os.environ["XLA_FLAGS"] = f"{_other_flags.strip()} {_patience_flag} {_device_flag}".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["MPLBACKEND"] = "agg"

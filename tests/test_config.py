@@ -47,6 +47,14 @@ def test_a_wrong_override_is_one_clear_error(cfg, key, text, message):
         config.override(cfg, key, text)
 
 
+def test_what_holds_no_key_yet_takes_all_of_them_at_once(cfg):
+    cfg.data = config.section("data", "mixture")
+    config.override(cfg, "data.weights", "{'a': 1, 'b': 2.5}")
+    assert cfg.data.weights.to_dict() == {"a": 1, "b": 2.5}
+    with pytest.raises(ValueError, match="data.final_weights=3: expected dict, got int"):
+        config.override(cfg, "data.final_weights", "3")
+
+
 def test_a_misspelt_key_in_an_experiment_raises(cfg):
     with pytest.raises(AttributeError, match="num_step"):
         cfg.num_step = 3

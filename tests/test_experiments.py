@@ -216,10 +216,12 @@ def quick_compiling():
 
 LIKE_ANOTHER = (
     "closed_book_qa",
+    "embed",
     "finetune_choice",
     "finetune_labels",
     "finetune_scores",
     "grpo_arithmetic",
+    "multi_task",
     "summarize",
 )
 """Experiments whose parts others run, or tests of their own; these are slow tests."""

@@ -74,6 +74,14 @@ def test_a_person_s_own_labels(tmp_path):
     with pytest.raises(ValueError, match=r"line 1 has no column 'text' \(it has words\)"):
         api.predict(run, [{"words": "a"}])
     assert [one["input"] for one in api.predict(run, ["a b", "c"])] == ["a b", "c"]
+    # Mistakes name the lines as they were given.
+    lm, asked = api.load(run), tmp_path / "asked.csv"
+    for text, said in (
+        ("a,meh\n", "^the lines: .* not in data.labels: meh$"), ("", "asked.csv: no line to predict"),
+    ):  # fmt: skip
+        asked.write_text(f"text,label\n{text}")
+        with pytest.raises(ValueError, match=said):
+            prediction.predict(lm, str(asked), str(run / "tokenizer"))
 
 
 @pytest.mark.slow
@@ -135,12 +143,14 @@ def test_two_commands_from_a_csv_to_a_report(tmp_path, run_cli):
     assert command("evaluate").returncode == 0
     report = (tmp_path / "run" / "evaluations" / "run" / "report.html").read_text()
     assert "val_accuracy" in report and "film" in report
-    (tmp_path / "new.csv").write_text('review\n"bad film 7, really"\n"good film 8, really"\n')
+    new = 'review,verdict\n"bad film 7, really",bad\n"good film 8, really",\n'  # one has no answer yet
+    (tmp_path / "new.csv").write_text(new)
     asked = command("predict", "--data", "new.csv", "--output", "out.jsonl")
     assert asked.returncode == 0 and asked.stderr.endswith("out.jsonl: 2 lines\n")
     answers = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
     assert [one["prediction"] for one in answers] == ["bad", "good"]
     assert all(0.5 < one["probability"] <= 1 for one in answers)
+    assert ["score" in one for one in answers] == [True, False]
     wrong = command("launch", "--config", "exp.py", "--config.data.path=own.csv")
     assert wrong.returncode == 2
     assert wrong.stderr.strip().endswith(

@@ -21,10 +21,17 @@ TINY_GPT = [*TINY_LOOP, "--config.model.num_layers=1", "--config.model.d_model=1
 SHRINK = {  # what is appended to a launch command, by its --config
     "experiments/quickstart.py": TINY_GPT,
     "experiments/gpt_small.py": [*TINY_GPT, "--config.data.path=my_text.txt"],
+    "experiments/finetune_classify.py:tiny": [*TINY_LOOP, "--config.data.tokenizer=bytes"],
     "my_experiment.py": [*TINY_LOOP, "--config.data.seq_len=16"],
 }
 REPLACE = {"--profile_steps=10:13": "--profile_steps=0:1"}
-AS_THEY_ARE = ("jaxlm.evaluate", "jaxlm.generate", "jaxlm.prepare", "jaxlm.train_tokenizer")
+AS_THEY_ARE = (
+    "jaxlm.evaluate",
+    "jaxlm.generate",
+    "jaxlm.predict",
+    "jaxlm.prepare",
+    "jaxlm.train_tokenizer",
+)
 SKIP = {  # commands that are not run, and why
     "make demo": "installs; its training command stands below it in the README and is run",
     "make test": "it is what runs this test",
@@ -90,11 +97,15 @@ def steps() -> list[tuple[str, list[str] | None]]:
     return [step[1:] for step in sorted(found, key=lambda step: step[0])]
 
 
+@pytest.mark.slow
 def test_it_works_from_top_to_bottom(tmp_path, cli_env):
     for name in ("experiments", "tools"):
         (tmp_path / name).symlink_to(REPO / name)
     text = "".join(f"The {n}th line says that {n} times {n} is {n * n}.\n" for n in range(400))
     (tmp_path / "my_text.txt").write_text(text)
+    rows = [f"the {n}th of them,{'good' if n % 2 else 'bad'}\n" for n in range(60)]
+    (tmp_path / "own.csv").write_text("review,verdict\n" + "".join(rows))
+    (tmp_path / "new.csv").write_text("review\nthe last of them\n")
     ran = 0
     for said, run in steps():
         if run is None:

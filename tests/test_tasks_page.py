@@ -23,6 +23,19 @@ PAGE = (REPO / "docs" / "tasks.md").read_text(encoding="utf-8")
 SHRINK = [
     "--config.num_steps=2", "--config.batch_size=8", "--config.log_every=1", "--config.sample_tokens=4",
 ]  # fmt: skip
+FEW = "eval_examples=8"
+OF_ONE = {
+    # A token of CHAT_MODEL is little more than a character.
+    "experiments/dpo.py": ["data.seq_len=512", f"data.{FEW}"],
+    "experiments/multi_task.py": [
+        f"data.tasks.{name}.{FEW}" for name in ("ner", "section", "topic", "genre", "poet", "exam")
+    ],
+    "experiments/multi_task.py:text_to_text": [
+        f"data.tasks.{name}.{FEW}"
+        for name in ("translate", "summarize", "section", "define", "genre", "poet")
+    ],
+}
+"""Experiment -> overrides of its own."""
 SMALL = [f"--config.model.{field}" for field in ("num_layers=1", "d_model=16", "num_heads=2")]
 
 
@@ -79,6 +92,8 @@ def run(command, monkeypatch):
         arguments += SHRINK
         if not any(word.startswith("--config.init_from") for word in words):
             arguments += SMALL
+        experiment = words[words.index("--config") + 1]
+        arguments += [f"--config.{override}" for override in OF_ONE.get(experiment, [])]
     return main(arguments)
 
 

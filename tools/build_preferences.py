@@ -24,6 +24,7 @@ from pathlib import Path
 from jaxlm import cli
 
 HELD_OUT = 0.1
+COLUMNS = {"glosses": ("question", "answer"), "choice": ("question", "choices", "answer")}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,11 +43,15 @@ def build(options) -> None:
     makers = {"glosses": of_glosses, "choice": of_choices}
     parts: dict[str, list[dict]] = {"train": [], "held_out": []}
     for name, make in makers.items():
-        lines = list(read(getattr(options, name)))
+        lines = list(read(name, getattr(options, name)))
         cut = round(len(lines) * (1 - HELD_OUT))
         for part, own in (("train", lines[:cut]), ("held_out", lines[cut:])):
             rng = random.Random(f"{options.seed} {name} {part}")
             parts[part] += [pair | {"source": name} for pair in make(own, rng)]
+    if not all(parts.values()):
+        raise ValueError(
+            "no pair of the same length is left for train or held_out: give larger files"
+        )
     options.target.mkdir(parents=True, exist_ok=True)
     for part, pairs in parts.items():
         random.Random(f"{options.seed} {part}").shuffle(pairs)
@@ -64,12 +69,18 @@ def build(options) -> None:
     )
 
 
-def read(path: str) -> Iterator[dict]:
-    """The objects of a file, or of bundled:NAME."""
-    from jaxlm.data import records
+def read(name: str, path: str) -> Iterator[dict]:
+    """The objects of a file, or of bundled:NAME; raises ValueError for one without an option's columns."""
+    from jaxlm.data import reading, records
 
-    source = records.Source("--" + path.rpartition(":")[2], path, parse=lambda row, _: row, kind=())
-    return iter(source.records())
+    def parse(row, where: str) -> dict:
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: --{name} is read from a *.jsonl file")
+        for column in COLUMNS[name]:
+            reading.record_column(row, column, where, f"--{name} to another file")
+        return row
+
+    return iter(records.Source(f"--{name}", path, parse=parse, kind=()).records())
 
 
 def of_glosses(lines: list[dict], rng: random.Random) -> Iterator[dict]:

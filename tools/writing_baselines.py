@@ -20,6 +20,7 @@ import numpy as np
 from jaxlm import cli
 from jaxlm.data.cleaning import Cleaning
 from jaxlm.eval import report
+from jaxlm.eval.generation import accepted
 from jaxlm.eval.suites import data
 from jaxlm.retrieval.words import BM25
 
@@ -46,9 +47,14 @@ def show(options: argparse.Namespace) -> None:
     total = len(lines.scored)
     count = min(total, options.examples or total)
     scored = [lines.scored[number * total // count] for number in range(count)]
-    columns = options.source_column, options.target_column
-    sources, references = (_texts(scored, name, options.data) for name in columns)
-    known, targets = (_texts(lines.examples, name, options.data) for name in columns)
+    sources, known = (
+        [data.column(record, options.source_column, str, options.data) for record in records]
+        for records in (scored, lines.examples)
+    )
+    references, taught = (
+        [_accepted(record, options) for record in records] for records in (scored, lines.examples)
+    )
+    targets = [texts[0] for texts in taught]
     score = importlib.import_module(f"jaxlm.eval.{options.score}").rows
     for name, texts in written(sources, known, targets, options.language).items():
         found = ", ".join(f"{row.name} {report.scored(row)}" for row in score(texts, references))
@@ -69,8 +75,12 @@ def written(
     }
 
 
-def _texts(records: list[dict], name: str, path: str) -> list[str]:
-    return [data.column(record, name, str, path) for record in records]
+def _accepted(record: dict, options: argparse.Namespace) -> list[str]:
+    """The target, or a list of several, of which a rule is taught the first."""
+    found = accepted(data.column(record, options.target_column, (str, list), options.data))
+    if not found:
+        raise ValueError(f"--data {options.data}: a record's {options.target_column} is empty")
+    return found
 
 
 if __name__ == "__main__":

@@ -95,7 +95,10 @@ class Reader:
         if self._marked:
             begin, end = marks.around
             names = {chat_rendering.BEGIN: begin, chat_rendering.END: end}
-            return re.split(f"[{begin}{end}]", self._render(messages, **names))
+            parts = re.split(f"[{begin}{end}]", self._render(messages, **names))
+            if messages[0]["role"] == ASSISTANT:  # an answer to nothing
+                parts = ["".join(parts[:3]), *parts[3:]]
+            return parts
         whole = self._render(messages)
         parts, done = [], 0
         for number, message in enumerate(messages[1:], 1):

@@ -60,7 +60,7 @@ def located(context: str, answer: Any, start: Any, where: str) -> tuple[int, int
         return start, start + len(answer)
     try:
         start = int(start)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{where}: the start {start!r} of an answer is no number; set data.starts_column"
         ) from error

@@ -41,9 +41,11 @@ class Files:
                 f"{option}={path} is {form}: expected *.jsonl, *.json, *.csv or *.tsv, or bundled:NAME of one"
             )
         self._read = _READERS[form]
-        if form == "tsv" and self._headers(columns):
-            self._read = tsv_rows
-            _log.info("%s=%s: its first line names its columns", option, path)
+        if form == "tsv" and scheme != "bundled" and columns:
+            names = "none of its columns, which are read in order"
+            if self._headers(columns):
+                self._read, names = tsv_rows, "its columns"
+            _log.info("%s=%s: its first line names %s", option, path, names)
 
     def _headers(self, columns: Mapping[str, str]) -> bool:
         """Whether every file, or none, begins with the names of these columns."""
@@ -128,7 +130,7 @@ def json_rows(lines: Iterable[bytes], name: str) -> Iterator[tuple[str, dict[str
     """
     try:
         body = json.loads(b"".join(lines))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} is not JSON: {error}") from error
     if isinstance(body, list) and all(isinstance(row, dict) for row in body):
         yield from ((f"{name} object {number}", row) for number, row in enumerate(body, 1))
@@ -224,7 +226,7 @@ def entries(
 
 
 def _checked_header(row: list[str], where: str) -> list[str]:
-    if twice := [name for place, name in enumerate(row) if name in row[:place]]:
+    if twice := [name for place, name in enumerate(row) if name and name in row[:place]]:
         raise ValueError(f"{where}, its header, names the column {twice[0]!r} twice")
     return row
 

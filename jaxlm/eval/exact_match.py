@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from jaxlm.eval import Row, rewards
-from jaxlm.eval.generation import Writes, check_texts
+from jaxlm.eval.generation import Writes, accepted, check_texts
 from jaxlm.eval.metric import make_row
 
 
@@ -30,7 +30,9 @@ class ExactMatch(Writes):
         """
         check_texts(predictions, references)
         pairs = zip(predictions, references, strict=True)
-        right = np.array([self.rule("", text, wanted) for text, wanted in pairs])
+        right = np.array(
+            [max(self.rule("", text, one) for one in accepted(wanted)) for text, wanted in pairs]
+        )
         return [
             make_row(
                 self.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -32,6 +33,10 @@ def make(name: str, info: TaskInfo, seq_len: int, objective: str, where: str) ->
     if task and task not in info.parts:
         raise ValueError(
             f'{where}="{name}": the data has no task "{task}"{registry.nearest(task, info.parts)}'
+        )
+    if task and "val" in info.splits and "val" not in info.parts[task].splits:
+        raise ValueError(
+            f'{where}="{name}": data.tasks.{task} has no lines to validate on (val_fraction, val_path)'
         )
     if task:
         return OfTask(found(info.parts[task], seq_len, objective), info, task)
@@ -74,8 +79,11 @@ class OfTask:
             yield {**batch, "targets": targets.astype(np.int32)}
 
     def run(self, predict: Callable[[Batch], dict[str, Any]], data: Iterable[Batch]) -> Scores:
-        """As the evaluator's; rows, tables and examples say which task they are of."""
-        found = self.evaluator.run(predict, self.own(data))
+        """As the evaluator's; rows, tables and examples say which task they are of. Nothing of a split that only others have."""
+        batches = self.own(data)
+        if (first := next(batches, None)) is None:
+            return Scores([])
+        found = self.evaluator.run(predict, itertools.chain([first], batches))
         return Scores(
             [dataclasses.replace(row, name=f"{self.task}_{row.name}") for row in found.rows],
             [{**example, "task": self.task} for example in found.examples],

@@ -6,6 +6,8 @@ Sources: Voorhees, "The TREC-8 Question Answering Track Report" (1999), for reci
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from jaxlm.eval import Row
@@ -53,6 +55,25 @@ def rows(ranks_N: np.ndarray, signature: str, prefix: str = "") -> list[Row]:
 def reciprocal(ranks_N: np.ndarray) -> np.ndarray:
     """One by each rank, float64 [N]; 0 for 0."""
     return np.where(ranks_N > 0, 1.0 / np.maximum(ranks_N, 1), 0.0)
+
+
+def selves(queries: Sequence[str], numbers: Mapping[str, int], right_N: np.ndarray) -> np.ndarray:
+    """The number of each query's own text among the candidates, -1 where it is none or what is right, int [N]."""
+    found_N = np.array([numbers.get(text, -1) for text in queries])
+    return np.where(found_N == right_N, -1, found_N)
+
+
+def left_out(selves_N: np.ndarray) -> str:
+    """What a signature says of queries that are candidates themselves: nothing where there are none."""
+    count = int((selves_N >= 0).sum())
+    return f"|own text left out of {count} queries" if count else ""
+
+
+def without(found_NK: np.ndarray, selves_N: np.ndarray) -> np.ndarray:
+    """Rankings without each query itself; -1 stands behind the last one."""
+    own_NK = (found_NK == selves_N[:, None]) & (selves_N >= 0)[:, None]
+    order_NK = np.argsort(own_NK, axis=1, kind="stable")
+    return np.take_along_axis(np.where(own_NK, -1, found_NK), order_NK, axis=1)
 
 
 def ranks(found_NK: np.ndarray, right_N: np.ndarray) -> np.ndarray:

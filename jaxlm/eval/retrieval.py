@@ -17,7 +17,7 @@ _ROWS = 1024  # anchors whose similarities are held at once
 class Retrieval:
     """Each anchor's own positive among all different positives of the split, by cosine: `ranking.rows`.
 
-    Vectors are those of `lm.embed`: means of the tokens' states.
+    A positive that is the anchor's own text, and not what is looked for, is no candidate. Vectors are those of `lm.embed`: means of the tokens' states.
     """
 
     def __init__(self, info: TaskInfo, seq_len: int, objective: str):
@@ -58,8 +58,10 @@ class Retrieval:
         numbers: dict[str, int] = {}
         own_N = np.array([numbers.setdefault(text, len(numbers)) for text in positives])
         firsts = np.unique(own_N, return_index=True)[1]
-        ranks_N, best_N = _ranks(vectors_NCD[:, 0], vectors_NCD[firsts, 1], own_N)
-        rows = ranking.rows(ranks_N, f"{self.signature}|candidates={len(firsts)}")
+        selves_N = ranking.selves(anchors, numbers, own_N)
+        ranks_N, best_N = _ranks(vectors_NCD[:, 0], vectors_NCD[firsts, 1], own_N, selves_N)
+        signature = f"{self.signature}|candidates={len(firsts)}{ranking.left_out(selves_N)}"
+        rows = ranking.rows(ranks_N, signature)
         texts = list(numbers)
         examples = [
             {
@@ -67,20 +69,22 @@ class Retrieval:
                 "input": anchors[row],
                 "prediction": texts[best_N[row]],
                 "reference": positives[row],
-                "score": 1.0 / int(ranks_N[row]),
+                "score": score,
             }
-            for row in range(len(ids))
+            for row, score in enumerate(ranking.reciprocal(ranks_N).tolist())
         ]
         return Scores(rows, examples)
 
 
 def _ranks(
-    anchors_ND: np.ndarray, candidates_MD: np.ndarray, own_N: np.ndarray
+    anchors_ND: np.ndarray, candidates_MD: np.ndarray, own_N: np.ndarray, selves_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rank of each anchor's own candidate, from 1 (of equal ones the last), and the number of the first one."""
     ranks, best = [], []
     for start in range(0, len(anchors_ND), _ROWS):
         similar_NM = anchors_ND[start : start + _ROWS] @ candidates_MD.T
+        selves = selves_N[start : start + _ROWS]
+        similar_NM[np.flatnonzero(selves >= 0), selves[selves >= 0]] = -np.inf
         own_N1 = np.take_along_axis(similar_NM, own_N[start : start + _ROWS, None], 1)
         ranks.append((similar_NM >= own_N1).sum(1))
         best.append(similar_NM.argmax(1))

@@ -31,9 +31,16 @@ def number_match(prompt: str, completion: str, reference: str) -> float:
 
 
 def regex_match(prompt: str, completion: str, reference: str) -> float:
-    """1 where all of the completion, white space around it aside, matches the reference as a regular expression."""
+    """1 where all of the completion, white space around it aside, matches the reference as a regular expression.
+
+    Raises:
+      ValueError: the reference is none.
+    """
     del prompt
-    return float(re.fullmatch(reference, completion.strip()) is not None)
+    try:
+        return float(re.fullmatch(reference, completion.strip()) is not None)
+    except re.error as error:
+        raise ValueError(f"regex_match: {reference!r} is no regular expression: {error}") from error
 
 
 def _last_number(text: str) -> float | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,10 +97,30 @@ def _check_config(path: Path, config: Mapping[str, Any]) -> None:
             f"{path / CONFIG}: init_lora_weights={init!r} has changed the model under the adapter; let peft convert it "
             "(path_initial_model_for_weight_conversion)"
         )
+    _check_numbers(path, config)
     other = {key for key, value in config.items() if value} - READ - PLAIN
     if other:
         key = sorted(other)[0]
         raise ValueError(f"{path / CONFIG}: {key}={config[key]!r} can't be represented")
+
+
+def _check_numbers(path: Path, config: Mapping[str, Any]) -> None:
+    """Of scales and dropout."""
+    alphas = config.get("alpha_pattern") or {}
+    try:
+        for pattern in alphas:
+            re.compile(pattern)
+        own = {
+            "lora_alpha": config.get("lora_alpha"),
+            "lora_dropout": config.get("lora_dropout") or 0,
+        }
+        wrong = {k: v for k, v in (own | alphas).items() if type(v) not in (int, float)}
+    except (TypeError, re.error) as error:
+        raise ValueError(
+            f"{path / CONFIG}: alpha_pattern={alphas!r} is damaged: {error}"
+        ) from error
+    for key, value in wrong.items():
+        raise ValueError(f"{path / CONFIG}: {key}={value!r} must be a number")
 
 
 def _sorted_out(path: Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]):
@@ -131,9 +152,9 @@ def _sorted_out(path: Path, config: Mapping[str, Any], arrays: Mapping[str, np.n
 
 
 def _of_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    """As peft has it: the first pattern that is a module's name or its end."""
+    """As peft has it: the first pattern, a regular expression, that is a module's name or its end."""
     for pattern, value in (patterns or {}).items():
-        if mapping.ends_with(module, pattern):
+        if re.match(rf"(.*\.)?({pattern})$", module):
             return value
     return default
 

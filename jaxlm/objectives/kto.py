@@ -64,7 +64,11 @@ class KTO(Preferences):
     num_segments: ClassVar[int] = 1
 
     def divergence(self, params: PyTree, ctx: LossContext, batch: Batch) -> Array:
-        """The estimate z, float32 []."""
+        """The estimate z, float32 []; raises ValueError for one row, which has no other's completion."""
+        if len(batch["tokens"]) < 2:
+            raise ValueError(
+                'objective.kind="kto" takes other rows\' completions: batch_size=1 must be at least 2'
+            )
         other = mismatched(batch)
         mine = segments.run(self.model, jax.lax.stop_gradient(params), other)
         found = segments.compare(self.reference, mine, ctx, other)

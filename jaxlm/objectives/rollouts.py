@@ -29,10 +29,14 @@ class Drawn(NamedTuple):
 
 
 def drawn(output: NeuralOutput, batch: Batch) -> Drawn:
-    """The figures of a batch's targets under softmax(logits / temperature)."""
+    """The figures of a batch's targets under softmax(logits / temperature).
+
+    Where nothing is weighed the log-probability is 0: nothing holds it there, and a ratio of two would overflow in time.
+    """
     targets = batch["targets"]
     temperature = jnp.broadcast_to(batch["temperature"][:, None], targets.shape)
-    return scored((output,), _drawn, targets, temperature)
+    found = scored((output,), _drawn, targets, temperature)
+    return found._replace(log_probs=jnp.where(batch["weights"] > 0, found.log_probs, 0.0))
 
 
 def _drawn(logits: Array, targets: Array, temperature: Array) -> Drawn:

@@ -136,6 +136,8 @@ def build(folder: Path, settings: Settings, encoder: Encoder | None = None) -> S
         raise ValueError(f"--index {folder} is there already: name a new folder, or remove it")
     if encoder is None and not settings.language:
         raise ValueError("name --encoder PATH, --language NAME (for BM25), or both")
+    if encoder is None and settings.vector_index != Settings.vector_index:
+        raise ValueError(f"--vector_index {settings.vector_index} needs --encoder PATH")
     documents = Documents(settings.documents, settings.text_column, settings.title_column)
     passages = list(_passages(documents, settings))
     if not passages:

@@ -131,9 +131,10 @@ def cut(document: Document, max_characters: int, overlap: int = 0) -> Iterator[P
         number += 1
         if end == len(text):
             return
-        start = _first_word(text, end)
+        begun, start = start, _first_word(text, end)
         if overlap:
-            start = min(start, _next_word(text, end - overlap))
+            again = _next_word(text, end - overlap)
+            start = min(start, again) if again > begun else start
 
 
 def _end(text: str, start: int, size: int) -> int:

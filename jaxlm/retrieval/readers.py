@@ -100,6 +100,8 @@ def _write(lm: Any, question: str, hits: Sequence[Hit], max_tokens: int) -> Answ
         kept.pop()
     if len(kept) < len(hits):
         _log.warning("%d of %d passages fit into the model: %s", len(kept), len(hits), question)
+    if not kept:  # what it says without any stands nowhere
+        return Answer(question, "", (), "")
     asked = lm.chat_ids(messages(question, kept))
     (text,) = lm.generate([asked], max_tokens=max_tokens, temperature=0.0)
     text = text.strip()

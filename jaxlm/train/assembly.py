@@ -94,7 +94,8 @@ def fix_micro_batch(
         return FrozenConfigDict(fixed)
     model = make_model(cfg)
     # What does not fit has no shapes to be asked for.
-    objective = make_objective(cfg, model, batch, others.modules(others.open_all(cfg, model)))
+    more = others.open_all(cfg, model)
+    objective = make_objective(cfg, model, batch, others.modules(more))
     if objective.coupled:
         fixed.micro_batch_size = cfg.batch_size
         return FrozenConfigDict(fixed)
@@ -102,8 +103,10 @@ def fix_micro_batch(
     params = abstract_params(model, batch)
     tuning = make_tuning(cfg, params)
     trained, _ = split_shapes(tuning, params)
+    lengths = plan.lengths_of(batch, model)
+    held = others.shapes(more, batch, trained, tuning)
     fixed.micro_batch_size = plan.choose_micro_batch(
-        cfg.batch_size, model, params, trained, sum(plan.lengths_of(batch, model)), mesh
+        cfg.batch_size, model, params, trained, sum(lengths), mesh, plan.work(cfg), held
     )
     return FrozenConfigDict(fixed)
 

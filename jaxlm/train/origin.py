@@ -14,7 +14,7 @@ from jaxlm import interop
 from jaxlm.core import partition
 from jaxlm.core.types import Array, PyTree
 from jaxlm.data import cache
-from jaxlm.interop import mapping, peft
+from jaxlm.interop import huggingface, mapping, peft
 from jaxlm.train import manifest as manifests
 from jaxlm.train import workdir as folders
 from jaxlm.train.checkpoint import Checkpointer
@@ -50,16 +50,21 @@ class Foreign:
 
         return cache.fetch({"tokenizer of a model": digests}, write).path
 
+    def labels(self) -> tuple[str, ...]:
+        """The names of its classes; () where they have none."""
+        return huggingface.labels(self.source.hf, len(self.source.hf.get("id2label") or ()))
+
     def weights(self, config: Any, abstract: PyTree) -> tuple[dict[str, Array], mapping.Matched]:
         """The parameters by path, and what was found."""
         return mapping.load(self.source.family, config, self.source.tensors, abstract)
 
 
 class Run:
-    """A run of ours, or what `jaxlm.convert import` made."""
+    """A run of ours, or what `jaxlm.convert import` made; messages call it `key`=path."""
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, key: str):
         self.path, self.workdir = path, folders.existing(path)
+        self.where = f"{key}={path}"
         self.config = configs.read(self.workdir / folders.CONFIG)
         self.kind = self.config.model.kind
         self.fields = {name: value for name, value in self.config.model.items() if name != "kind"}
@@ -68,6 +73,10 @@ class Run:
         """A folder that `tokenizers.load` takes; None without a tokenizer."""
         folder = self.workdir / folders.TOKENIZER
         return Path(folder) if folder.exists() else None
+
+    def labels(self) -> tuple[str, ...]:
+        """The names of its classes; () where it has none."""
+        return folders.read_labels(self.workdir)
 
     def weights(self, config: Any, abstract: PyTree) -> tuple[dict[str, Array], mapping.Matched]:
         """The parameters by path (averaged ones where the run had them, adapters folded in), and what was found."""
@@ -79,12 +88,12 @@ class Run:
         try:
             step = checkpoints.latest_step()
             if step is None:
-                raise ValueError(f"init_from={self.path} holds no checkpoint yet")
+                raise ValueError(f"{self.where} holds no checkpoint yet")
             saved = manifests.read(checkpoints.directory / f"{step:08d}")["leaves"]
             tree = "ema" if any(name.startswith("ema/") for name in saved) else "params"
             held = {n.removeprefix(f"{tree}/") for n in saved if n.startswith(f"{tree}/")}
             wanted = mapping.flatten(abstract)
-            fresh, unused = _differing(self.path, held, wanted)
+            fresh, unused = _differing(self.where, held, wanted)
             target = {tree: {path: wanted[path] for path in wanted if path not in fresh}}
             state, _, _ = checkpoints.restore(target, step, partial=True)
         finally:
@@ -106,13 +115,13 @@ class Run:
         finally:
             checkpoints.close()
         if restored is None:
-            raise ValueError(f"init_from={self.path} holds no checkpoint yet")
+            raise ValueError(f"{self.where} holds no checkpoint yet")
         held, wanted = partition.flatten(restored[0]), partition.flatten(abstract)
         if "prompt" in held:
             raise ValueError(
-                f"init_from={self.path} learned a prompt, which is no part of a model: begin with what it began with"
+                f"{self.where} learned a prompt, which is no part of a model: begin with what it began with"
             )
-        fresh, unused = _differing(self.path, held, wanted)
+        fresh, unused = _differing(self.where, held, wanted)
         found = {
             path: jax.device_put(held[path], leaf.sharding)
             for path, leaf in wanted.items()
@@ -123,7 +132,7 @@ class Run:
 
 
 def _differing(
-    path: str, held: Iterable[str], wanted: Iterable[str]
+    where: str, held: Iterable[str], wanted: Iterable[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What a run lacks, and what it has too many.
 
@@ -135,14 +144,14 @@ def _differing(
     unused = tuple(sorted(held - set(wanted)))
     if wrong := [one for one in (*fresh, *unused) if one.split("/")[0] not in HEADS]:
         raise ValueError(
-            f"init_from={path} has other parameters than this model ({', '.join(wrong[:8])}): "
+            f"{where} has other parameters than this model ({', '.join(wrong[:8])}): "
             "is model.scan_layers the same?"
         )
     return fresh, unused
 
 
-def open_source(path: str) -> Foreign | Run:
-    """The model that a path leads to.
+def open_source(path: str, key: str = "init_from") -> Foreign | Run:
+    """The model that a path leads to, which the config names under `key`.
 
     Raises:
       ValueError: there is none, or one that we can't represent.
@@ -155,4 +164,4 @@ def open_source(path: str) -> Foreign | Run:
         )
     if "://" not in path and not Path(path).exists():
         raise ValueError(f"{path}: no such file or folder")
-    return Run(path)
+    return Run(path, key)

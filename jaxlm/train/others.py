@@ -17,7 +17,7 @@ from jaxlm.core import partition
 from jaxlm.core.types import PyTree, Task
 from jaxlm.data import tokenizers
 from jaxlm.train import origin
-from jaxlm.train import workdir as folders
+from jaxlm.train.steps.gradient import fresh
 
 OWN_FIELDS = ("head", "num_labels", "pooler", "value_head")
 """Of a folder in another layout, which does not say what its heads are for: as in the model that trains."""
@@ -34,11 +34,7 @@ class Other(NamedTuple):
 
     def shapes(self, batch: dict[str, Any]) -> PyTree:
         """Its parameters' shapes, in boxes that name their axes."""
-        inputs = {
-            name: jax.ShapeDtypeStruct((1, *batch[name].shape[1:]), batch[name].dtype)
-            for name in self.model.inputs
-        }
-        return jax.eval_shape(self.model.init, jax.random.key(0), **inputs)["params"]
+        return jax.eval_shape(lambda: fresh(self.model, jax.random.key(0), batch))
 
     def weights(self, abstract: PyTree) -> PyTree:
         """Read from the source.
@@ -78,17 +74,25 @@ def _open(cfg: ConfigDict, name: str, model: Any, may_be_own: bool) -> Other:
             f"objective.{name} names no model: give a run's folder, or a Hugging Face one"
         )
     try:
-        source = origin.open_source(path)
+        source = origin.open_source(path, f"objective.{name}")
     except ValueError as error:
         raise ValueError(f"objective.{name}: {error}") from error
-    fields = dict(source.fields)
+    section = configs.section("model", source.kind, **source.fields)
     if isinstance(source, origin.Foreign):
-        fields |= {key: cfg.model[key] for key in OWN_FIELDS if key in cfg.model}
-    section = configs.section("model", source.kind, **fields)
+        section.update(
+            {key: cfg.model[key] for key in OWN_FIELDS if key in cfg.model and key in section}
+        )
     section.dtype = cfg.model.dtype
     whole = ConfigDict({"model": section})
     config = configs.build(whole, "model")
-    return Other(name, path, configs.implementation(whole, "model")(config), config, source)
+    other = Other(name, path, configs.implementation(whole, "model")(config), config, source)
+    ways = [getattr(one, "direction", "causal") for one in (other.model, model)]
+    if len(set(ways)) > 1:
+        raise ValueError(
+            f"objective.{name}={path} is a {type(other.model).__name__}, which is {ways[0]}, and the model is {ways[1]}: "
+            "what they say of a text can't be compared"
+        )
+    return other
 
 
 def check_vocabularies(others: list[Other], task: Task) -> None:
@@ -109,15 +113,21 @@ def check_vocabularies(others: list[Other], task: Task) -> None:
                 f"objective.{other.name}={other.path} has another vocabulary ({said}) than this run's data "
                 f"({ours.name}, {ours.vocab_size} ids): their probabilities can't be compared"
             )
-        labels = (
-            folders.read_labels(other.source.workdir) if hasattr(other.source, "workdir") else ()
-        )
-        if labels and task.info.labels and labels != task.info.labels:
-            differing = sorted({*labels} ^ {*task.info.labels}) or "the same in another order"
-            raise ValueError(
-                f"objective.{other.name}={other.path} was trained with {len(labels)} other classes than this run's "
-                f"{len(task.info.labels)} ({differing}): is its data the same?"
-            )
+        _check_labels(other, task.info.labels)
+
+
+def _check_labels(other: Other, ours: tuple[str, ...]) -> None:
+    """Raises ValueError for other classes. A foreign model may have other words for them, but not ours in another order."""
+    theirs = other.source.labels()
+    differing = sorted({*theirs} ^ {*ours})
+    if not theirs or not ours or theirs == ours:
+        return
+    if differing and isinstance(other.source, origin.Foreign):
+        return
+    raise ValueError(
+        f"objective.{other.name}={other.path} was trained with {len(theirs)} other classes than this run's "
+        f"{len(ours)} ({differing or 'the same in another order'}): is its data the same?"
+    )
 
 
 def modules(others: list[Other]) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxlm import config as configs
 from jaxlm.core import partition
 from jaxlm.core.types import PyTree, SplitInfo
 from jaxlm.train import devices, parallel
@@ -16,6 +17,23 @@ from jaxlm.train import devices, parallel
 ASSUMED_MFU = {"cpu": 0.45, "gpu": 0.35, "tpu": 0.4}
 """Share of the peak that a run is expected to reach; the log shows what it does reach."""
 LONG_RUN_SECONDS = 24 * 3600.0
+
+
+class Work(NamedTuple):
+    """What a step makes of a batch: a policy step writes rows itself, and goes through them several times, in parts."""
+
+    num_completions: int = 1  # rows learned from for each of the batch
+    num_epochs: int = 1
+    num_minibatches: int = 1  # updates that share them
+
+
+ONCE = Work()
+
+
+def work(cfg: Any) -> Work:
+    """That of the config's step; of one that says nothing of it, every row once."""
+    step = configs.build(cfg, "step")
+    return Work(*(getattr(step, name, 1) for name in Work._fields))
 
 
 def num_params(params: PyTree) -> int:
@@ -60,23 +78,31 @@ def lengths_of(batch: Any, model: Any) -> tuple[int, ...]:
 
 
 def choose_micro_batch(
-    batch_size: int, model: Any, params: PyTree, trained: PyTree, row_tokens: int, mesh: Mesh
+    batch_size: int,
+    model: Any,
+    params: PyTree,
+    trained: PyTree,
+    row_tokens: int,
+    mesh: Mesh,
+    of_step: Work = ONCE,
+    others: PyTree = (),
 ) -> int:
     """The largest part of a batch whose predicted memory fits a device.
 
     Twenty bytes a parameter that trains, spread over fsdp and tensor, for weights, gradients, two moments and
-    an average in float32, four for one that does not; the rest of 90 % of the memory is for activations. The choice is a function of the machine and the config alone.
+    an average in float32, four for one that does not, of `others` (teachers, references) too; the rest of 90 % of the memory is
+    for activations. The choice is a function of the machine and the config alone.
     """
     shards = parallel.batch_shards(mesh)
     spread = mesh.shape["fsdp"] * mesh.shape["tensor"]
-    held = 16.0 * num_params(trained) + 4.0 * num_params(params)
+    held = 16.0 * num_params(trained) + 4.0 * num_params((params, others))
     room = 0.9 * devices.memory_bytes() - held / spread
-    fitting = [
-        size
-        for size in range(shards, batch_size + 1, shards)
-        if batch_size % size == 0
-        and activation_bytes(model, params, size // shards * row_tokens) <= room
-    ]
+    fitting = []
+    for size in range(shards, batch_size + 1, shards):
+        rows, left = divmod(size * of_step.num_completions, of_step.num_minibatches * shards)
+        even = batch_size % size == 0 and not left
+        if even and activation_bytes(model, params, rows * row_tokens) <= room:
+            fitting.append(size)
     return max(fitting, default=shards)
 
 
@@ -100,11 +126,15 @@ def make(cfg: Any, parts: Any, batch: Any) -> Plan:
     params = partition.join(trained, base) if base else trained
     count, num_trained = num_params(params), num_params(trained)
     lengths = lengths_of(batch, parts.model)
-    tokens = cfg.batch_size * sum(lengths)
+    of_step = work(cfg)
+    tokens = cfg.batch_size * of_step.num_completions * sum(lengths)
     flops, formula = flops_per_token(parts.model, params, lengths)
     if num_trained < count:
         flops -= frozen_flops(parts.model, params, base, lengths)
         formula += " - 2 of frozen kernels"
+    if of_step.num_epochs > 1:
+        flops *= of_step.num_epochs
+        formula = f"{of_step.num_epochs} x ({formula})"
     dtype = cfg.model.dtype if "dtype" in cfg.model else "float32"
     peak = devices.peak(dtype)
     assumed = ASSUMED_MFU.get(jax.default_backend(), 0.35)
@@ -119,13 +149,13 @@ def make(cfg: Any, parts: Any, batch: Any) -> Plan:
     gradients = sum(
         int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * 4 for leaf in jax.tree.leaves(trained)
     )
-    memory = (
-        local
-        + gradients
-        + activation_bytes(parts.model, params, parts.micro_batch_size // shards * sum(lengths))
-    )
+    rows = parts.micro_batch_size * of_step.num_completions
+    rows //= of_step.num_minibatches * shards
+    memory = local + gradients + activation_bytes(parts.model, params, rows * sum(lengths))
     mesh = " ".join(f"{axis}={size}" for axis, size in parts.mesh.shape.items())
     part = micro_batches(cfg.batch_size, parts.micro_batch_size)
+    times = of_step.num_completions
+    written = f" x {times} completions" if times > 1 else ""
     labels = parts.task.info.labels
     classes = f", {len(labels)} classes" if labels else ""
     lines = [
@@ -134,10 +164,11 @@ def make(cfg: Any, parts: Any, batch: Any) -> Plan:
         *trains(parts.tuning, num_trained, count),
         *experts(parts.model),
         f"data       {train.num_tokens:,} training tokens, vocabulary {parts.task.info.vocab_size:,}{classes} | {epochs:.3g} epochs",
-        f"step       {tokens:,} tokens ({cfg.batch_size} x {row(parts.model, lengths)}){part} | {cfg.num_steps:,} steps",
+        f"step       {tokens:,} tokens ({cfg.batch_size}{written} x {row(parts.model, lengths)}){part} | {cfg.num_steps:,} steps",
         f"memory     about {memory / 2**30:.2f} GiB a device predicted, {devices.memory_bytes() / 2**30:.1f} GiB to plan with",
         f"time       {duration(seconds)} for {cfg.num_steps * tokens:.3g} tokens at an assumed {assumed:.0%} of "
         f"{peak.flops / 1e12:.3g} TFLOP/s ({peak.source})"
+        f"{', of updates alone' * (not parts.step.compiled)}"
         if seconds
         else f"time       not predicted: the peak is {peak.source}",
     ]

@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import json
 import logging
+import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,21 +53,25 @@ def predict(lm: Any, lines: Lines, tokenizer: str) -> list[dict[str, Any]]:
             f'"{kind}" and {len(lm.config.evaluators)}'
         )
     data = configs.build(lm.config, "data")
-    given, completed = [], []
+    given, completed, places = [], [], []
     for where, row in _rows(lines, data):
-        blanks = blank(data, lm.labels, row)
+        blanks = blank(data, lm.labels, row, where)
+        answered = {name: row[name] for name in blanks if row.get(name) not in (None, "")}
         for name, option in data.named_columns().items():
             if name not in blanks:
                 reading.record_column(row, name, where, option)
-        given.append(next(iter(blanks)) in row)
-        completed.append({**blanks, **row})
+        given.append(next(iter(blanks)) in answered)
+        completed.append({**row, **blanks, **answered})
+        places.append(where)
+    if not completed:
+        raise ValueError(f"{lines if isinstance(lines, str) else 'lines'}: no line to predict")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "lines.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in completed), encoding="utf-8")
         changed = NEVER_READ | {"path": str(path), "tokenizer": tokenizer, "labels": lm.labels}
         names = {field.name for field in dataclasses.fields(data)}
         own = dataclasses.replace(data, **{n: v for n, v in changed.items() if n in names})
-        with _no_word_on_labels():
+        with _no_word_on_labels(), _named_as_given(str(path), places):
             task = configs.implementation(lm.config, "data")(own)
         examples = _scored(lm, task)
     found = []
@@ -87,6 +92,17 @@ def _no_word_on_labels() -> Iterator[None]:
         yield
     finally:
         log.setLevel(before)
+
+
+@contextlib.contextmanager
+def _named_as_given(path: str, places: Sequence[str]) -> Iterator[None]:
+    """Messages name the lines that were given, not our copy of them."""
+    try:
+        yield
+    except ValueError as error:
+        name = re.compile(rf"\S+={re.escape(path)}(?: line (\d+))?")
+        said = name.sub(lambda m: places[int(m[1]) - 1] if m[1] else "the lines", str(error))
+        raise ValueError(said) from error
 
 
 def _scored(lm: Any, task: Any) -> list[dict[str, Any]]:
@@ -124,14 +140,14 @@ def _rows(lines: Lines, data: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 _BLANKS = {
-    "labelled": lambda data, labels, row: {data.label_column: labels[0]},
-    "multi_labelled": lambda data, labels, row: {data.labels_column: []},
-    "scored": lambda data, labels, row: {data.score_column: data.mean},
-    "choices": lambda data, labels, row: {data.answer_column: 0},
-    "spans": lambda data, labels, row: {data.answers_column: [], data.starts_column: []},
-    "tagged": lambda data, labels, row: {
+    "labelled": lambda data, labels, row, where: {data.label_column: labels[0]},
+    "multi_labelled": lambda data, labels, row, where: {data.labels_column: []},
+    "scored": lambda data, labels, row, where: {data.score_column: data.mean},
+    "choices": lambda data, labels, row, where: {data.answer_column: 0},
+    "spans": lambda data, labels, row, where: {data.answers_column: [], data.starts_column: []},
+    "tagged": lambda data, labels, row, where: {
         data.tags_column: [labels[0]]
-        * len(tables.entries(row, data.tokens_column, "a line", "data.tokens_column"))
+        * len(tables.entries(row, data.tokens_column, where, "data.tokens_column"))
     },
 }
 """Kind of data -> what stands for the columns that are to be predicted."""

@@ -24,6 +24,10 @@ def resolve(cfg: ConfigDict, task: Task) -> FrozenConfigDict:
     """
     cfg = cfg.copy_and_resolve_references()
     initial.absolute(cfg)
+    if cfg.init_layers and not cfg.init_from:
+        raise ValueError(
+            f"init_layers={cfg.init_layers} are layers of a model: name it in init_from"
+        )
     for name in ("num_steps", "batch_size", "log_every"):
         if cfg[name] < 1:
             raise ValueError(f"{name}={cfg[name]} must be at least 1")

@@ -97,6 +97,10 @@ def test_an_answer_to_nothing_is_none(tokenizer):
     made = reader(tokenizer, CHATML)
     assert made.read(TALK[1:3]).answers == []
     assert len(made.read(TALK[1:4]).answers) == 1
+    made = reader(tokenizer, MARKED)
+    assert made.read(TALK[1:3]).answers == []
+    read = made.read(TALK[1:4])
+    assert [tokenizer.decode(read.ids[slice(*one)]) for one in read.answers] == ["a<s><|im_end|>"]
 
 
 def test_the_day_does_not_matter(tokenizer):

@@ -113,7 +113,7 @@ def test_scores_of_pairs(make):
 CHOICES = [
     {"question": "q", "choices": ["ab", "c"], "answer": 1},
     {"question": "qq", "choices": ["a", "b", "c"], "answer": "C"},
-    {"question": "q", "choices": ["1", "0"], "answer": "1"},  # the choice itself
+    {"question": "q", "choices": ["7", "0"], "answer": "7"},  # the choice itself
 ]
 
 
@@ -130,7 +130,7 @@ def test_every_choice_is_a_segment(make):
     assert batch["starts"].tolist() == [[0, 6, -1], [0, 6, 12], [0, 5, -1]]
     assert batch["targets"].tolist() == [[1], [2], [0]]
     assert batch["input"].tolist() == ["q", "qq", "q"]
-    assert batch["reference"].tolist() == ["c", "c", "1"]
+    assert batch["reference"].tolist() == ["c", "c", "7"]
     assert batch["raw"][1] == ("a", "b", "c")
     assert task.show(batch, 1, np.array([[0]])).splitlines() == [
         "example 0: 11 tokens, 1 scored",
@@ -208,6 +208,15 @@ def test_training_reads_every_window_once_an_epoch(make):
     assert rows == sorted([b"0123", b"2345", b"4567", b"6789", b"56\x03\x01"])
 
 
+def test_an_answer_that_every_window_cuts_is_counted(make, caplog):
+    rows = [SPAN, SPAN | {"answers": ["23456"], "starts": [2]}, SPAN | {"answers": [""]}]
+    with caplog.at_level(logging.INFO, "jaxlm"):
+        batch = only(spans(make, rows, seq_len=9), size=12)
+    assert "of 1 lines no window holds an answer whole" in caplog.text
+    assert (batch["targets"][:, 0] > 0).tolist() == [False, False, True] + [False] * 9
+    assert batch["reference"][8] == []
+
+
 def test_no_answer_and_several(make):
     rows = [
         SPAN | {"answers": [], "starts": []},
@@ -224,6 +233,7 @@ def test_no_answer_and_several(make):
     "name, row, fields",
     [
         ("a.jsonl", SPAN | {"answers": {"text": ["56"], "answer_start": [5]}}, {}),
+        ("a.jsonl", SPAN | {"answers": {"text": "56", "answer_start": 5}}, {}),
         ("a.jsonl", {"context": "0123456789", "question": "q?", "answers": "56", "starts": 5}, {}),
         ("a.json", SPAN, {}),
         ("a.jsonl", {"context": "0123456789", "question": "q?", "answers": ["56"]}, {"starts_column": ""}),
@@ -280,7 +290,7 @@ def test_the_same_again_and_other_settings(make, kind, rows):
         (MultiLabelledTask, [{"text": "a", "labels": "x,,y"}], {}, "an entry of column 'labels' is ''"),
         (MultiLabelledTask, [{"text": "a", "labels": ["x", "x"]}], {},
          "line 1: column 'labels' has the label 'x' twice"),
-        (MultiLabelledTask, [{"text": "a", "labels": 3}], {}, "is int, no list; set data.labels_column"),
+        (MultiLabelledTask, [{"text": "a", "labels": 3}], {}, "'labels' is int, no list; set data.labels_column"),
         (MultiLabelledTask, [{"text": "a", "labels": []}] * 2, {}, "fewer than two labels .* lines: none"),
         (MultiLabelledTask, [*MULTI, {"text": "e", "labels": ["new"]}], {"val_fraction": 0.2},
          "the val lines have labels that no training line has: new"),
@@ -288,16 +298,22 @@ def test_the_same_again_and_other_settings(make, kind, rows):
         (ScoredTask, [{"text": "a", "score": "high"}], {}, "line 1 has no score: column 'score' is 'high'"),
         (ScoredTask, [{"text": "a", "score": None}], {}, "line 1 has no score: .* is None, not a number"),
         (ScoredTask, [{"text": "a", "score": "nan"}], {}, "line 1 has no score"),
+        (ScoredTask, [{"text": "a", "score": 1e39}], {}, "line 1 has no score: .* that fits into float32"),
         (ScoredTask, [{"text": "a", "score": 1}] * 2, {}, r"all training lines have the same score, \[1.0\]"),
         (ScoredTask, [{"text": "a", "stars": 1}], {}, "no column 'score' .it has text, stars.; set data.score_column"),
         (ChoicesTask, [CHOICES[0] | {"answer": 2}], {},
          "line 1: column 'answer' is 2: expected 0 to 1, A to B, or one of the choices"),
         (ChoicesTask, [CHOICES[0] | {"answer": "C"}], {}, "column 'answer' is 'C': expected 0 to 1"),
+        (ChoicesTask, [CHOICES[0] | {"choices": [f"c{n}" for n in range(30)], "answer": 30}], {"seq_len": 150},
+         "column 'answer' is 30: expected 0 to 29, A to Z, or one of the choices"),
+        (ChoicesTask, [CHOICES[0] | {"choices": ["1", "2"], "answer": "1"}], {},
+         "column 'answer' is '1': one of the choices, and another one's number or letter"),
         (ChoicesTask, [CHOICES[0] | {"choices": ["a"]}], {}, "line 1 has 1 choices: expected two or more"),
         (ChoicesTask, CHOICES, {"seq_len": 12}, "data.seq_len=12 is too short for 3 choices: expected at least 15"),
         (ChoicesTask, [{"question": "q", "answer": 0}], {}, "no column 'choices' .*set data.choices_column"),
         (AnswerSpansTask, [SPAN | {"starts": [6]}], {},
          "line 1: the answer '56' does not begin at character 6 of its context: there stands '67'"),
+        (AnswerSpansTask, [SPAN | {"starts": [float("inf")]}], {}, "the start inf of an answer is no number"),
         (AnswerSpansTask, [SPAN | {"starts": [5, 6]}], {}, "line 1 has 1 answers and 2 starts of them"),
         (AnswerSpansTask, [{"context": "a", "question": "b", "answers": ["a"]}], {},
          "no column 'starts' .*set data.starts_column"),

@@ -13,6 +13,9 @@ TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content + eos_token }}{% endgeneration %}"
     "{% else %}{{ m.content + '>' }}{% endif %}{% endfor %}"
 )
+ENDLESS = TEMPLATE.replace(
+    " + eos_token }}{% endgeneration %}", " }}{% endgeneration %}{{ eos_token }}"
+)
 EOS = 256
 PAIR = {"prompt": "ab", "chosen": " c", "rejected": " de"}
 
@@ -87,6 +90,8 @@ def test_what_is_shown(tmp_path):
         ({"prompt": "a", "chosen": "b"}, {}, r"line 1 has no column 'rejected' \(it has prompt, chosen\); set data.rejected_column"),
         (PAIR | {"prompt": ["ab"]}, {}, "line 1: messages need a chat template, and the tokenizer has none"),
         (PAIR | {"chosen": ["a", "b", "c"]}, {"chat_template": TEMPLATE}, "line 1: a completion must be the assistant's answer"),
+        (PAIR | {"chosen": ""}, {"chat_template": ENDLESS}, "line 1: an answer is empty, and the chat template writes no end"),
+        (PAIR | {"rejected": None}, {}, "line 1: column 'rejected' is null: expected a text"),
         (PAIR, {"tokenizer": "gone"}, "data.tokenizer=gone is not known"),
         (PAIR, {"seq_len": 0}, "data.seq_len=0"),
     ],
@@ -136,6 +141,8 @@ def test_verdicts_that_are_none(tmp_path):
         ValueError, match="column 'label' is 'maybe': expected true or false, 1 or 0"
     ):
         make(tmp_path, [{"prompt": "a", "completion": "b", "label": "maybe"}], VerdictsTask)
+    with pytest.raises(ValueError, match="line 1: column 'completion' is null"):
+        make(tmp_path, [{"prompt": "a", "completion": None, "label": True}], VerdictsTask)
     path = tmp_path / "verdicts.csv"
     path.write_text("prompt,completion,label\nab, c,True\n")
     config = VerdictsConfig(path=str(path), tokenizer="bytes", val_fraction=0.0, seq_len=6)

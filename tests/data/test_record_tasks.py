@@ -78,6 +78,17 @@ def test_pairs_of_a_jsonl_file(write):
                 val_fraction=0.5).example("val", 0)[1] == "no\tnein"  # fmt: skip
 
 
+def test_the_first_of_several_targets_is_learnt_and_scores_are_told_all(write):
+    rows = [{"q": "a", "found": ["xy", "z"]}, {"q": "b", "found": "w"}, {"q": "c", "found": ["v"]}]
+    columns = {"source_column": "q", "target_column": "found", "val_fraction": 0.0}
+    (batch,) = make(PairsTask, write("a.jsonl", rows), **columns).eval("train", 4)
+    assert batch["targets"][:3, :3].tolist() == [[*b"xy", EOS], [*b"w", EOS, 0], [*b"v", EOS, 0]]
+    assert batch["reference"].tolist() == [["xy", "z"], "w", "v", ""]
+    for wrong, said in (([], "is an empty list, no target"), (["x", 3], "is int, not text")):
+        with pytest.raises(ValueError, match=f"line 1: column 'found' {said}"):
+            make(PairsTask, write("b.jsonl", [{"q": "a", "found": wrong}]), **columns)
+
+
 def test_lines_of_pairs_as_files_have_them(tmp_path, caplog):
     """A byte-order mark, CRLF, blank lines, empty texts, spaces, no line break at the end."""
     content = b"\xef\xbb\xbfa\tb\r\n\r\n\tno source\r\nno target\t\r\n \t\n a \t b \nlast\tone"
@@ -136,6 +147,13 @@ def test_labelled_literally(write, caplog):
         "  label    b",
         "  predicted a",
     ]
+
+
+def test_no_label_of_one_s_own_file_is_dropped(write, caplog):
+    rows = [f"text {n}\t{label}" for n, label in enumerate("abc" + "b" * 7)]
+    task = make(LabelledTask, write("a.tsv", rows), seq_len=8, val_fraction=0.2)
+    assert task.info.labels == ("a", "b", "c")
+    assert "all val lines have one label, b (the last lines are held out: shuffle" in caplog.text
 
 
 def test_labelled_pairs_and_cuts(write):
@@ -319,8 +337,8 @@ def test_tokenised_once(write, monkeypatch):
         (LabelledTask, "a.jsonl", [{"text": "a"}], {}, "no column 'label' .*set data.label_column"),
         (LabelledTask, "a.jsonl", [{"text": 3, "label": 1}], {}, "is int, not text; set data.text_"),
         (LabelledTask, "a.tsv", ["a\t1", "b\t2", "c\t3"], {"val_fraction": 0.3},
-         "the val lines have labels that no training line has: 3"),
-        (LabelledTask, "a.tsv", ["a\t1"], {"min_count": 0}, "data.min_count=0 must be at least 1"),
+         r"the val lines have labels that no training line has: 3 \(the last lines .*: shuffle them, or name data.val_"),
+        (LabelledTask, "a.tsv", ["a\t1"], {"min_count": -1}, "data.min_count=-1 must be 0 or more"),
         (LabelledTask, "a.tsv", ["a\t1"], {"seq_len": 3}, "data.seq_len=3 must be at least 4"),
         (LabelledTask, "a.tsv", ["a\t1"], {"seq_len": 0}, "data.seq_len=0 and the model has no max"),
         (LabelledTask, "a.tsv", ["a\t1", "b\t2"], {"test_path": "none.tsv"},
@@ -360,9 +378,9 @@ def test_an_empty_path_is_refused():
 def test_bundled_sets_have_the_known_sizes():
     packages = make(
         LabelledTask, "bundled:packages", text_column="synopsis+description",
-        label_column="section", min_count=50, seq_len=32,
+        label_column="section", seq_len=32,
     )  # fmt: skip
-    assert len(packages.info.labels) == 29
+    assert len(packages.info.labels) == 29  # bundled.FEWEST
     assert packages.example("train", 0)[1].startswith("peak identification for mass spectrometry")
     entities = TaggedTask(TaggedTask.Config(seq_len=64))
     assert sum(split.num_examples for split in entities.info.splits.values()) == 898

@@ -28,6 +28,17 @@ def test_rows_of_a_csv_file_as_spreadsheets_write_it():
     ]
 
 
+def test_columns_without_a_name_may_be_several():
+    """As spreadsheets write them behind the last column."""
+    assert list(tables.csv_rows(lines("a,b,,\n1,2,,\n"), "x"))[0][1] == {"a": "1", "b": "2", "": ""}
+
+
+def test_json_that_cannot_be_read():
+    for text in ("{", "[" * 100_000):
+        with pytest.raises(ValueError, match="^x is not JSON: "):
+            list(tables.json_rows([text.encode()], "x"))
+
+
 def test_entries_longer_than_the_csv_module_takes_by_itself():
     ((_, row),) = tables.csv_rows(lines(f"text\n{'a' * 200_000}\n"), "a.csv")
     assert len(row["text"]) == 200_000
@@ -110,6 +121,7 @@ def test_the_same_lines_in_three_kinds_of_file(tmp_path, caplog):
             )
             task = LabelledTask(config)
         assert ("its first line names its columns" in caplog.text) == (name == "a.tsv")
+        assert ("its first line names none of its columns" in caplog.text) == (name == "b.tsv")
         batches = [next(task.eval(split, 2)) for split in ("train", "val")]
         found[name] = [{key: batch[key].tolist() for key in sorted(batch)} for batch in batches]
     assert found["a.csv"] == found["a.tsv"] == found["b.tsv"]

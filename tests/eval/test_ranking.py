@@ -86,6 +86,29 @@ def test_vectors_that_are_all_the_same_find_nothing():
     assert values(scores.rows)["mrr"] == pytest.approx(1 / 3)
 
 
+def test_a_text_does_not_find_itself():
+    """The third anchor is the first one's positive, with the very same vector."""
+    x, y = [1.0, 0.0], [0.0, 1.0]
+    scores = scored(
+        np.array([[x, x], [y, y], [x, [0.6, 0.8]]]), [("q", "a"), ("b", "b"), ("a", "c")]
+    )
+    assert values(scores.rows)["recall@1"] == 1 and scores.examples[2]["prediction"] == "c"
+    assert scores.rows[0].signature.endswith(
+        "candidates=3|own text left out of 1 queries|queries=3"
+    )
+    found = np.array([[2, 0, 1], [1, 0, 2], [0, 2, -1]])
+    assert ranking.without(found, np.array([2, -1, 2])).tolist() == [
+        [0, 1, -1],
+        [1, 0, 2],
+        [0, -1, -1],
+    ]
+
+
+def test_vectors_that_are_no_numbers_find_nothing():
+    scores = scored(np.full((3, 2, 2), np.nan), [("q1", "a"), ("q2", "b"), ("q3", "c")])
+    assert values(scores.rows)["mrr"] == 0 and scores.examples[0]["score"] == 0
+
+
 def test_refuses_other_data_and_texts_that_belong_to_themselves():
     with pytest.raises(ValueError, match='"retrieval" scores texts that belong together'):
         Retrieval(TaskInfo(8, {}), 8, "classification")

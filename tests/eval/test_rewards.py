@@ -30,6 +30,13 @@ def test_rules(rule, completion, reference, expected):
     assert rule("", completion, reference) == expected
 
 
+def test_a_pattern_that_is_none_is_named():
+    with pytest.raises(
+        ValueError, match=r"regex_match: '\(yes' is no regular expression: missing \)"
+    ):
+        rewards.regex_match("", "yes", "(yes")
+
+
 class Info:
     labels = ()
 
@@ -52,6 +59,12 @@ def test_a_share_and_its_error(kind, expected):
     )
     assert [one["score"] for one in scores.examples][0] == 1
     assert "temperature=0.0" in row.signature
+
+
+def test_of_several_accepted_answers_the_best_counts():
+    data = [{"id": np.array([0, 1]), "reference": [["Ulan Bator", "Ulaanbaatar"], "Rome"]}]
+    texts = {"texts": ["Ulaanbaatar", "Ulaanbaatar"]}
+    assert ExactMatch(Info, 8, "grpo").run(lambda batch: texts, data).rows[0].value == 0.5
 
 
 class Successor(nn.Module):

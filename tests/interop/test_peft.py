@@ -92,6 +92,10 @@ def test_names_are_the_shortest_that_select_no_others():
         ({"trainable_token_indices": [3]}, "trainable_token_indices=[3] can't be represented"),
         ({"base_model_name_or_path": "some/model"}, "is an adapter of some/model, which is not here: name it with --init_from"),
         ({"base_model_name_or_path": None}, "is an adapter of an unnamed model"),
+        ({"lora_alpha": None}, "lora_alpha=None must be a number"),
+        ({"lora_dropout": "x"}, "lora_dropout='x' must be a number"),
+        ({"alpha_pattern": [1]}, "alpha_pattern=[1] is damaged"),
+        ({"alpha_pattern": {"(": 1}}, "alpha_pattern={'(': 1} is damaged"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_represented_is_one_line(tmp_path, capsys, changes, message):
@@ -99,6 +103,25 @@ def test_what_can_not_be_represented_is_one_line(tmp_path, capsys, changes, mess
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "alpha"),
+    [
+        ("v_proj", 8),
+        (r"layers\.[01]\..*", 8),
+        ("1.self_attn.v_proj", 8),
+        ("proj", 3),
+        ("layers", 3),
+    ],
+)
+def test_a_pattern_of_alphas_is_a_regular_expression_for_the_end_of_a_name(
+    tmp_path, pattern, alpha
+):
+    """As in peft: rank 2, so a scale of 8 / 2, or of lora_alpha's 3 / 2."""
+    opened = peft.open_folder(adapter(tmp_path / "adapter", alpha_pattern={pattern: 8}))
+    ((_, _, scale),) = opened.pairs.values()
+    assert scale == alpha / 2
 
 
 def test_tensors_of_another_model_and_mistaken_options_are_one_line(base, tmp_path, capsys):

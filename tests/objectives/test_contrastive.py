@@ -107,6 +107,7 @@ def test_a_row_of_weight_0_changes_nothing(symmetric):
     np.testing.assert_allclose(gradient(table, three), gradient(table, two), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_against_finite_differences():
     table = np.asarray(VECTORS, np.float64)
     with jax.enable_x64(True):
@@ -135,6 +136,7 @@ def test_is_torchs_cross_entropy_of_the_similarities():
         np.testing.assert_allclose(found, expected.numpy(), rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_text_is_told_from_itself_by_dropout_alone():
     model = BERT(BERTConfig(vocab_size=16, num_layers=1, d_model=16, num_heads=2, max_len=8,
                             head="none", dropout=0.5))  # fmt: skip

@@ -1,5 +1,6 @@
 """One head for several tasks: each task's softmax over its own labels, by hand; its scores by its own evaluators."""
 
+import dataclasses
 from typing import ClassVar
 
 import flax.linen as nn
@@ -109,6 +110,16 @@ def test_a_task_s_own_evaluator_sees_its_rows_and_labels_alone():
     assert values["a_loss"] == pytest.approx((NLL[0].sum() + NLL[2, 0]) / 3, rel=1e-6)
     assert [(one["id"], one["task"]) for one in scores.examples] == [(0, "a"), (2, "a")]
     assert {row.name: row.value for row in score("accuracy@b").rows}["b_accuracy"] == 1
+
+
+def test_a_split_that_only_other_tasks_have_is_scored_for_those():
+    """As a test part of one of six tasks; but a score that can never be told is refused before the run."""
+    evaluator = of_task.make("accuracy@b", MIXTURE, 2, "multi_task", "evaluators[0]")
+    only_a = {key: np.asarray(values)[[0, 2]] for key, values in BATCH.items()}
+    assert evaluator.run(None, [only_a]).rows == []
+    untold = dataclasses.replace(MIXTURE, parts=PARTS | {"b": TaskInfo(3, {}, labels=("z",))})
+    with pytest.raises(ValueError, match="data.tasks.b has no lines to validate on"):
+        of_task.make("accuracy@b", untold, 2, "multi_task", "evaluators[0]")
 
 
 def test_all_tasks_count_alike_in_the_mean():

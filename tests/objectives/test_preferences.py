@@ -144,6 +144,12 @@ def test_kto_by_hand(policy, reference):
     assert make(kto.KTO, config).coupled
 
 
+def test_kto_of_one_text_has_no_other_to_compare_with():
+    alone = {name: values[:1] for name, values in VERDICTS.items()}
+    with pytest.raises(ValueError, match="batch_size=1 must be at least 2"):
+        call(make(kto.KTO), alone)
+
+
 def test_the_estimate_of_the_kl_has_no_gradient():
     """So the gradient is that of the losses at a z that stands still."""
     objective, ctx = make(kto.KTO, beta=0.5), context(PROBS)

@@ -111,6 +111,15 @@ def test_grpo_by_hand():
     np.testing.assert_allclose(out.report["kl"].total, k3.sum(), rtol=1e-5)
 
 
+def test_what_is_not_weighed_can_drift_as_far_as_it_likes():
+    """exp(200) overflows: of a prompt's own token, which nothing holds in place, it must not reach the gradient."""
+    batch = experience(grpo(kl_coef=0.1))
+    batch["tokens"] = jnp.array([[0, 1, 0], [0, 0, 0]])
+    moved = LOG.at[0, 0].set(-200.0)  # of the filling's targets, 0 behind a 0
+    grads = jax.grad(lambda table: loss(grpo(kl_coef=0.1), {"table": table}, batch)[0])(moved)
+    assert np.isfinite(grads).all()
+
+
 def test_averages():
     """Lengths 2 and 1 of 3 places: by completions, by tokens, by a constant."""
     losses, weights = jnp.array([[2.0, 4, 9], [6, 9, 9]]), ROLLOUT["weights"]

@@ -131,6 +131,8 @@ def test_a_build_that_fails_leaves_nothing(tmp_path, documents):
     assert not list((tmp_path / "made").glob("*")) if (tmp_path / "made").exists() else True
     with pytest.raises(ValueError, match="name --encoder PATH, --language NAME"):
         built(tmp_path, documents)
+    with pytest.raises(ValueError, match="--vector_index HNSW32 needs --encoder PATH"):
+        built(tmp_path, documents, language="english", vector_index="HNSW32")
 
 
 def test_the_commands(tmp_path, documents, capsys):
@@ -145,6 +147,8 @@ def test_the_commands(tmp_path, documents, capsys):
     assert [one["text"] for one in found["passages"]] == ["red fox"]
     assert retrieve.main(["search", "--index", folder, "--question", "x", "--method", "dense"]) == 2
     assert "--method dense: this index has bm25" in capsys.readouterr().err
+    assert retrieve.main(["search", "--index", folder, "--question", "x", "--question", " "]) == 2
+    assert "no question: give --question TEXT" in capsys.readouterr().err
     assert (
         answer.main(["--index", str(Path(folder) / "no"), "--reader", "x", "--question", "y"]) == 2
     )

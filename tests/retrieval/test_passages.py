@@ -57,6 +57,11 @@ def test_an_overlap_begins_with_a_word():
     assert [one.text for one in found] == ["one two three", "three four", "four five six"]
 
 
+def test_an_overlap_never_begins_where_its_passage_did():
+    text = "a " + "\u0301" * 30
+    assert cuts(text, 8, 3)[-1].end == len(text)
+
+
 def test_a_document_without_text_has_no_passage():
     assert cuts(" \n ", 10) == []
 

@@ -58,6 +58,13 @@ def test_where_it_names_none_the_passage_with_most_of_its_words_is():
     assert readers.read(Chat("Unknown"), "Who?", HITS)[2:] == ((), "")
 
 
+def test_without_a_passage_there_is_no_answer(caplog):
+    lm = Chat("Paris", max_len=10)
+    for hits in ([], HITS):
+        assert readers.read(lm, "Who?", hits) == readers.Answer("Who?", "", (), "")
+    assert not lm.asked and "0 of 2 passages fit into the model: Who?" in caplog.text
+
+
 def test_passages_that_do_not_fit_are_left_out_from_the_last_one(caplog):
     room = len(readers.SYSTEM) + len("[1] Cats sleep a lot.\n\nQuestion: Who?")
     lm = Chat("Cats", max_len=room + 64)

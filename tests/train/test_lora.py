@@ -149,6 +149,7 @@ def test_a_is_drawn_as_pefts_and_layers_differ():
         ({"targets": ("atention/",)}, "tuning.targets: no parameter has 'atention/' in its path; there are .*attention"),
         ({"targets": ("classifier",)}, "tuning.targets: no parameter has 'classifier'"),
         ({"also": ("nrm",)}, "tuning.also: no parameter has 'nrm' in its path"),
+        ({"also": ("mlp/in/kernel",)}, "tuning.also: no parameter has 'mlp/in/kernel' in its path"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_one_line(config, message):

@@ -12,7 +12,7 @@ import pytest
 
 from jaxlm import config as configs
 from jaxlm.decode import prompted, sampling
-from jaxlm.train import assembly, parallel
+from jaxlm.train import assembly, parallel, plan
 from jaxlm.train.resolve import resolve
 
 REPO = Path(__file__).resolve().parent.parent.parent
@@ -160,6 +160,54 @@ def test_what_is_written_stands_as_the_data_do():
 def test_what_is_refused(overrides, message):
     with pytest.raises(ValueError, match=message):
         parts_of(**overrides)
+
+
+def test_what_is_learned_from_is_what_was_drawn_whole_or_in_parts():
+    """The decoder's own log-probability of each completion, its end included; and completions of any length."""
+    parts, state, batch = started()
+    builder = parts.step.fn.__self__
+    asked = [p for p in prompted.prompts(batch["tokens"], batch["weights"]) for _ in range(2)]
+    with in_mesh(parts)[0], in_mesh(parts)[1]:
+        written = builder._write(state, asked, 10, jax.random.key(1))
+        rows = builder._rows(
+            builder._completed(asked, written, 10), np.arange(16, dtype=np.float32) % 3
+        )
+        experience = jax.block_until_ready(builder._experience(state, builder.place(rows)))
+        found = []
+        for count in (1, 2):
+            builder.num_micro_batches = count
+            call = jax.jit(lambda *given: builder.loss_and_gradients(*given)[1])
+            found.append(jax.block_until_ready(call(state, experience)))
+    assert len(set(rows["weights"].sum(1))) > 1
+    totals = (np.asarray(experience["old_log_probs"]) * rows["weights"]).sum(1)
+    np.testing.assert_allclose(totals, [one.score for one in written], rtol=1e-5)
+    jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, rtol=1e-4, atol=1e-7), *found)
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(found[0])) > 1e-3
+
+
+def test_rows_of_several_texts_are_refused():
+    """Their segments would be written over in silence."""
+    _, parts, batch = parts_of()
+    builder = parts.step.fn.__self__
+    with pytest.raises(
+        ValueError,
+        match=r"data.kind gives \['segment_ids'\], which step.kind=\"policy\" does not read",
+    ):
+        builder.shapes(parts.abstract_state, batch | {"segment_ids": batch["tokens"]})
+
+
+def test_the_plan_counts_what_is_written():
+    """8 prompts, 2 completions each, 10 positions; of half of them activations at once, each learned from 3 times."""
+    cfg, parts, batch = parts_of(**{"step.num_minibatches": 2, "step.num_epochs": 3})
+    found = plan.make(cfg, parts, batch)
+    assert found.tokens_per_step == 8 * 2 * 10
+    params = parts.abstract_state.params
+    assert found.flops_per_token == 3 * plan.flops_per_token(parts.model, params, (10,))[0]
+    cfg, more, batch = parts_of(**{"step.num_completions": 4, "step.num_minibatches": 2})
+    grown = plan.make(cfg, more, batch).memory - found.memory
+    assert grown == parts.model.activation_bytes(10)  # a device's part: two rows in place of one
+    text = "\n".join(found.lines)
+    assert "160 tokens (8 x 2 completions x 10)" in text and "of updates alone" in text
 
 
 RUN = {"num_steps": 4, "batch_size": 8, "micro_batch_size": 4, "log_every": 1, "eval_every": 2, "checkpoint_every": 2,

@@ -35,6 +35,13 @@ def test_another_number_is_refused():
         resolve.resolve(make_config(num_labels=3), TASK)
 
 
+def test_layers_of_no_model_are_refused():
+    cfg = make_config()
+    cfg.init_layers = (0, 1)
+    with pytest.raises(ValueError, match="init_layers=.0, 1. are layers of a model: name it in"):
+        resolve.resolve(cfg, TASK)
+
+
 def test_a_model_without_classes_is_refused():
     with pytest.raises(ValueError, match='2 classes, and model.kind="gpt" has no head for them'):
         resolve.resolve(config.base(), TASK)

@@ -227,6 +227,21 @@ def test_the_micro_batch_is_chosen_by_all_tokens_of_a_row(monkeypatch, row_token
     model = SimpleNamespace(activation_bytes=lambda num_tokens: 2.0 * num_tokens)
     mesh = SimpleNamespace(shape={"data": 1, "fsdp": 1, "expert": 1, "tensor": 1})
     assert plan.choose_micro_batch(16, model, {}, {}, row_tokens, mesh) == expected
+    teacher = {"w": np.zeros(150, np.float32)}  # 600 of 1000 bytes
+    assert plan.choose_micro_batch(16, model, {}, {}, 20, mesh, others=teacher) == 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [((1, 1, 1), 16), ((8, 1, 1), 4), ((8, 1, 4), 16), ((2, 3, 8), 16), ((1, 1, 8), 16)],
+)
+def test_the_micro_batch_counts_the_completions_of_a_prompt(monkeypatch, settings, expected):
+    """Room for 50 rows: of 8 completions each it is 4 prompts'; of 16 and 4 updates an epoch 32 rows each."""
+    monkeypatch.setattr(plan.devices, "memory_bytes", lambda: 1000 / 0.9)
+    model = SimpleNamespace(activation_bytes=lambda num_tokens: 2.0 * num_tokens)
+    mesh = SimpleNamespace(shape={"data": 1, "fsdp": 1, "expert": 1, "tensor": 1})
+    found = plan.choose_micro_batch(16, model, {}, {}, 10, mesh, plan.Work(*settings))
+    assert found == expected
 
 
 def test_the_summary_has_the_last_scores_by_their_own_names_too():

@@ -16,6 +16,9 @@ from typing import Any
 
 from jaxlm.registry import nearest
 
+FEWEST = {"packages": {"section": 50}, "poetry": {"author": 50}}
+"""Lines that a label needs in these columns, which have many rare ones."""
+
 
 @functools.cache
 def index() -> Mapping[str, Mapping[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,6 +20,8 @@ from jaxlm.data import reading, records, special_tokens, tables
 from jaxlm.data.offsets import located, token_span
 from jaxlm.data.tasks import batches
 from jaxlm.data.tasks.records import RecordConfig, RecordTask, Split, check_seq_len
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +108,13 @@ class AnswerSpansTask(RecordTask):
         config = self.config
         option = "data.answers_column"
         value = reading.record_column(row, config.answers_column, where, option)
-        if isinstance(value, dict) and {"text", "answer_start"} <= value.keys():
-            return value["text"], value["answer_start"]
-        answers = [one for one in _listed(value, row, config.answers_column, where, option) if one]
-        if not (config.starts_column and answers):
+        texts, starts = f"{config.answers_column}.text", f"{config.answers_column}.answer_start"
+        if not (isinstance(value, dict) and {"text", "answer_start"} <= value.keys()):
+            texts, starts = config.answers_column, config.starts_column
+        answers = [one for one in _listed(row, texts, where, option) if one]
+        if not (starts and answers):
             return answers, [None] * len(answers)
-        option = "data.starts_column"
-        value = reading.record_column(row, config.starts_column, where, option)
-        return answers, _listed(value, row, config.starts_column, where, option)
+        return answers, _listed(row, starts, where, "data.starts_column")
 
     def kind(self) -> list[Any]:
         config = self.config
@@ -137,6 +139,11 @@ class AnswerSpansTask(RecordTask):
             )
         self._lines: dict[str, records.Lines] = {}
         self._windows = {name: self._cut_windows(split) for name, split in self.splits.items()}
+        if lost := sum(self._unheld(*one) for one in self.splits.items()):
+            _log.info(
+                "%s: of %d lines no window holds an answer whole; they are read as if they had none",
+                self.config.path, lost,
+            )  # fmt: skip
         found = [s.table.columns["question"].lengths()[s.rows] for s in self.splits.values()]
         self.log_cut("data.question_len", self._asked, np.concatenate(found))
 
@@ -155,6 +162,20 @@ class AnswerSpansTask(RecordTask):
         numbers = np.arange(len(lines)) - np.repeat(np.cumsum(counts) - counts, counts)
         firsts = np.minimum(numbers * moves[lines], np.maximum(sizes - rooms, 0)[lines])
         return np.stack([lines, firsts], 1)
+
+    def _unheld(self, name: str, split: Split) -> int:
+        """How many lines have an answer that their windows cut."""
+        columns, windows = split.table.columns, self._windows[name]
+        _, rooms = self._rooms(split)
+        several = np.bincount(windows[:, 0], minlength=len(rooms)) > 1
+        held: dict[int, bool] = {}
+        for line, first in windows[several[windows[:, 0]]].tolist():
+            answers = columns["answers"][split.rows[line]].reshape(-1, 2)
+            if len(answers) and not held.get(line):
+                offsets = columns["offsets"][split.rows[line]].reshape(-1, 2)
+                span = token_span(offsets[first : first + rooms[line]], answers, 1)
+                held[line] = bool(span.any())
+        return sum(not one for one in held.values())
 
     def lengths(self, split: Split) -> np.ndarray:
         """Tokens of all windows of each line."""
@@ -267,8 +288,9 @@ class AnswerSpansTask(RecordTask):
         return lines
 
 
-def _listed(value: Any, row: Any, column: str, where: str, option: str) -> list[Any]:
+def _listed(row: Mapping[str, Any], column: str, where: str, option: str) -> list[Any]:
     """A column's list, of one thing where it holds that, of nothing where it holds null."""
+    value = reading.record_column(row, column, where, option)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return [] if value is None else [value]
     return tables.entries(row, column, where, option, "")

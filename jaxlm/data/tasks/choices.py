@@ -82,13 +82,14 @@ class ChoicesTask(RecordTask):
         if len(choices) < 2:
             raise ValueError(f"{where} has {len(choices)} choices: expected two or more")
         value = reading.record_column(row, config.answer_column, where, "data.answer_column")
-        answer = _answer(value, texts[1:])
-        if answer is None:
-            raise ValueError(
-                f"{where}: column {config.answer_column!r} is {value!r}: expected 0 to {len(choices) - 1}, A to "
-                f"{_LETTERS[len(choices) - 1]}, or one of the choices"
-            )
-        return records.Record(tuple(texts), numbers={"answer": np.array([answer])})
+        answers = _answers(value, texts[1:])
+        if len(answers) != 1:
+            letter = _LETTERS[: len(choices)][-1]
+            expected = f"expected 0 to {len(choices) - 1}, A to {letter}, or one of the choices"
+            if answers:
+                expected = "one of the choices, and another one's number or letter: name it so that one is meant"
+            raise ValueError(f"{where}: column {config.answer_column!r} is {value!r}: {expected}")
+        return records.Record(tuple(texts), numbers={"answer": np.array([*answers])})
 
     def kind(self) -> list[Any]:
         config = self.config
@@ -201,15 +202,16 @@ class ChoicesTask(RecordTask):
         return lines
 
 
-def _answer(value: Any, choices: list[str]) -> int | None:
-    """The number of the right choice; None where that is none of them."""
+def _answers(value: Any, choices: list[str]) -> set[int]:
+    """The numbers of the choices that an answer can mean: one, none, or two, as "1" does among 1 and 2."""
+    found = set()
     if isinstance(value, str):
         text = value.strip()
         if choices.count(text) == 1:
-            return choices.index(text)
+            found.add(choices.index(text))
         if len(text) == 1 and text.upper() in _LETTERS[: len(choices)]:
-            return _LETTERS.index(text.upper())
+            found.add(_LETTERS.index(text.upper()))
         value = int(text) if text.isascii() and text.isdigit() else None
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
-        return value
-    return None
+        found.add(value)
+    return found

@@ -44,11 +44,13 @@ def number_labels(
     """
     found = {name: _labels(split, column) - set(dropped) for name, split in splits.items()}
     known = set(names) or found["train"]
+    cut = "val" in splits and splits["val"].table is splits["train"].table
+    hint = " (the last lines are held out: shuffle them, or name data.val_path)" if cut else ""
     if len(known) < 2:
         here = ", ".join(sorted(known)) or "none"
         rare = f"; data.min_count drops {len(dropped)} others" if dropped else ""
         raise ValueError(
-            f"data.path={path} has fewer than two labels to tell apart in its training lines: {here}{rare}"
+            f"data.path={path} has fewer than two labels to tell apart in its training lines: {here}{rare}{hint}"
         )
     for name, labels in found.items():
         if missing := sorted(labels - known):
@@ -56,7 +58,10 @@ def number_labels(
             lack = "are not in data.labels" if names else "no training line has"
             raise ValueError(
                 f"{source.option}={source.path}: the {name} lines have labels that {lack}: {', '.join(missing)}"
+                f"{'' if names else hint}"
             )
+        if name != "train" and len(labels) == 1:
+            _log.warning("%s: all %s lines have one label, %s%s", path, name, *labels, hint)
     if names:
         if empty := [label for label in names if label not in found["train"]]:
             _log.info("%s: no training line has the label: %s", path, ", ".join(empty))

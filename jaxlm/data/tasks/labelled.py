@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from jaxlm.data import records
+from jaxlm.data import bundled, records
 from jaxlm.data.tasks.classes import check_labels, number_labels
 from jaxlm.data.tasks.records import Split
 from jaxlm.data.tasks.sequences import SequenceConfig, SequenceTask
@@ -27,18 +27,25 @@ class LabelledConfig(SequenceConfig):
       label_column: the label: text or a whole number.
       labels: the labels that there may be, in the order of their numbers; (): those of the training
         lines, sorted. A line with another one is refused.
-      min_count: labels with fewer lines in path are dropped, with their lines in every split.
+      min_count: labels with fewer lines in path are dropped, with their lines in every split; 0: none
+        is, but of a bundled column what bundled.FEWEST says.
     """
 
     label_column: str = "label"
     labels: tuple[str, ...] = ()
-    min_count: int = 1
+    min_count: int = 0
 
     def __post_init__(self):
         super().__post_init__()
         check_labels(self.labels)
-        if self.min_count < 1:
-            raise ValueError(f"data.min_count={self.min_count} must be at least 1")
+        if self.min_count < 0:
+            raise ValueError(f"data.min_count={self.min_count} must be 0 or more")
+
+    def fewest(self) -> int:
+        """`min_count`, or what stands for it where that is 0."""
+        scheme, _, name = self.path.partition(":")
+        rare = bundled.FEWEST.get(name, {}) if scheme == "bundled" else {}
+        return self.min_count or rare.get(self.label_column, 1)
 
 
 class LabelledTask(SequenceTask):
@@ -63,8 +70,8 @@ class LabelledTask(SequenceTask):
         Raises:
           ValueError: fewer than two labels, or one that training lacks.
         """
-        counts = self._counts()
-        dropped = {name for name, count in counts.items() if count < self.config.min_count}
+        fewest = self.config.fewest()
+        dropped = {name for name, count in self._counts().items() if count < fewest}
         lost = 0
         for name, (table, rows) in self.splits.items():
             keeps = np.array([label not in dropped for label in table.labels])
@@ -75,7 +82,7 @@ class LabelledTask(SequenceTask):
             _log.info(
                 "%s: %d labels with fewer than data.min_count=%d lines are dropped, with %d lines "
                 "of all splits: %s",
-                self.config.path, len(dropped), self.config.min_count, lost,
+                self.config.path, len(dropped), fewest, lost,
                 ", ".join(sorted(dropped)),
             )  # fmt: skip
         self._numbers = number_labels(

@@ -74,7 +74,7 @@ class MixtureConfig:
             )
         if not self.temperature > 0 or self.limit < 0:
             raise ValueError(
-                f"data.temperature={self.temperature} must be above 0, data.limit={self.limit} 0 (none) or more"
+                f"data.temperature={self.temperature} must be above 0, and data.limit={self.limit} at least 0 (none)"
             )
         if self.limit and self.weights:
             raise ValueError("data.limit is of shares by examples, and data.weights says others")

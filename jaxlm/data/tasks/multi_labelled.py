@@ -52,7 +52,9 @@ class MultiLabelledTask(SequenceTask):
 
     def record(self, texts: tuple[str, ...], value: Any, where: str, what: str) -> records.Record:
         """Raises ValueError for what is no list of labels, an empty one or one that is there twice."""
-        values = tables.entries({"": value}, "", where, "data.labels_column", self.config.separator)
+        column = self.config.labels_column
+        row = {column: value}
+        values = tables.entries(row, column, where, "data.labels_column", self.config.separator)
         labels = tuple(records.label(one, where, f"an entry of {what}") for one in values)
         if twice := [one for place, one in enumerate(labels) if one in labels[:place]]:
             raise ValueError(f"{where}: {what} has the label {twice[0]!r} twice")

@@ -26,7 +26,7 @@ class PairsConfig(RecordConfig):
     Attributes:
       source_column: the source; in a record of tfds: or hf: columns are the languages (en; where they
         are entries of one column, translation.en).
-      target_column: the target.
+      target_column: the target; of a list of accepted ones the first is learnt, and scores are told all.
       source_prefix: what stands before every source, as "summarize: " (T5's way to name a task).
       source_len: tokens of a source, <eos> included; longer ones are cut, and counted in the log.
       target_len: the same of a target.
@@ -52,17 +52,24 @@ class PairsTask(RecordTask):
     Config: ClassVar[type] = PairsConfig
 
     def parse(self, row: records.Row, where: str) -> records.Record:
-        """Source and target.
+        """Source, target, and further accepted targets.
 
         Raises:
           ValueError: the line has not both.
         """
         if isinstance(row, dict):
-            names = ("source_column", "target_column")
-            columns = [(getattr(self.config, name), f"data.{name}") for name in names]
-            row = [reading.record_text(row, column, where, option) for column, option in columns]
-        records.check_columns(row, where, ("source", "target"))
-        return records.Record((self.config.source_prefix + row[0], row[1]))
+            config, option = self.config, "data.target_column"
+            source = reading.record_text(row, config.source_column, where, "data.source_column")
+            name = config.target_column
+            found = reading.record_column(row, name, where, option)
+            if found == []:
+                raise ValueError(f"{where}: column {name!r} is an empty list, no target")
+            found = found if isinstance(found, list) else [found]
+            targets = [reading.record_text({name: one}, name, where, option) for one in found]
+        else:
+            records.check_columns(row, where, ("source", "target"))
+            source, *targets = row
+        return records.Record((self.config.source_prefix + source, *targets))
 
     def kind(self) -> list[Any]:
         config = self.config
@@ -113,7 +120,7 @@ class PairsTask(RecordTask):
         }
 
     def eval(self, split: str, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-        """As RecordTask.eval, with the raw texts of the lines: `input` and `reference`, str [B].
+        """As RecordTask.eval, with the raw texts of the lines: `input` and `reference` [B], a text or the list of several.
 
         They are for people and scores, not for a model: uncut, and as they stand in the file.
         """
@@ -122,11 +129,13 @@ class PairsTask(RecordTask):
         return (batch | self._raw(table, rows, batch["id"]) for batch in batches)
 
     def _raw(self, table: records.Table, rows: np.ndarray, ids: np.ndarray) -> Batch:
-        """Source and target of the examples with these ids; "" for -1."""
+        """Source and targets of the examples with these ids; "" for -1."""
         lines = self._lines.setdefault(table.digest, records.Lines(table.source))
-        texts = [lines[int(rows[number])] if number >= 0 else ("", "") for number in ids]
-        columns = np.array(texts, object)  # [B, 2]
-        return {"input": columns[:, 0], "reference": columns[:, 1]}
+        raw = {name: np.full(len(ids), "", object) for name in ("input", "reference")}
+        for place in np.flatnonzero(ids >= 0):
+            raw["input"][place], *targets = lines[int(rows[ids[place]])]
+            raw["reference"][place] = targets if len(targets) > 1 else targets[0]
+        return raw
 
     def _ended(self, ids: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
         """The ids, cut, with <eos>, filled up with 0; and how many they are."""

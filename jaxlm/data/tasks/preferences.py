@@ -82,7 +82,7 @@ class PreferencesTask(RecordTask):
             return self.record(prompt, sides, where)
         columns = [getattr(self.config, f"{side}_column") for side in SIDES]
         sides = [
-            reading.record_column(row, column, where, f"data.{side}_column")
+            given(row, column, where, f"data.{side}_column")
             for side, column in zip(SIDES, columns, strict=True)
         ]
         return self.record(self.prompt_of(row, where), sides, where)
@@ -90,7 +90,7 @@ class PreferencesTask(RecordTask):
     def prompt_of(self, row: dict[str, Any], where: str) -> Any:
         """The prompt of a line; [] where completions begin with it."""
         column = self.config.prompt_column
-        return reading.record_column(row, column, where, "data.prompt_column") if column else []
+        return given(row, column, where, "data.prompt_column") if column else []
 
     def record(self, prompt: Any, sides: list[Any], where: str) -> records.Record:
         """A line's two texts; a side that is None is none."""
@@ -116,6 +116,9 @@ class PreferencesTask(RecordTask):
         if messages[-1]["role"] != conversations.ASSISTANT or len(messages) < 2:
             raise ValueError("a completion must be the assistant's answer to something")
         read = self.reader.read(messages)
+        roles = [message["role"] for message in messages[1:]]
+        if len(read.answers) < roles.count(conversations.ASSISTANT):
+            raise ValueError("an answer is empty, and the chat template writes no end behind it")
         start, stop = read.answers[-1]
         return read.ids[:stop], start, len(messages[-1]["content"].encode())
 
@@ -224,3 +227,11 @@ class PreferencesTask(RecordTask):
             if (example["segment_ids"] == segment).any():
                 lines += show_segment(self.tokenizer, example, segment, side)
         return lines
+
+
+def given(row: dict[str, Any], column: str, where: str, option: str) -> Any:
+    """The entry of a line, which must not be null; raises ValueError as reading.record_column."""
+    value = reading.record_column(row, column, where, option)
+    if value is None:
+        raise ValueError(f"{where}: column {column!r} is null: expected a text or messages")
+    return value

@@ -55,8 +55,10 @@ class ScoredTask(SequenceTask):
             score = float("nan" if isinstance(value, bool) else value)
         except (TypeError, ValueError):
             score = math.nan
-        if not math.isfinite(score):
-            raise ValueError(f"{where} has no score: {what} is {value!r}, not a number")
+        if not abs(score) <= float(np.finfo(np.float32).max):
+            raise ValueError(
+                f"{where} has no score: {what} is {value!r}, not a number that fits into float32"
+            )
         return records.Record(texts, numbers={"score": np.array([score], np.float32)})
 
     def kind(self) -> list[Any]:

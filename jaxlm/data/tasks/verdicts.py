@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from jaxlm.core.types import TaskInfo
-from jaxlm.data import reading, records
-from jaxlm.data.tasks.preferences import SIDES, PreferencesConfig, PreferencesTask
+from jaxlm.data import records
+from jaxlm.data.tasks.preferences import SIDES, PreferencesConfig, PreferencesTask, given
 
 LABELS = {1: 0, "1": 0, "true": 0, 0: 1, "0": 1, "false": 1}
 """What a label may be (True is 1, False is 0) -> the side that its completion is on."""
@@ -53,9 +53,7 @@ class VerdictsTask(PreferencesTask):
             prompt, completion, label = row
         elif config.label_column in row:
             prompt = self.prompt_of(row, where)
-            completion = reading.record_column(
-                row, config.completion_column, where, "data.completion_column"
-            )
+            completion = given(row, config.completion_column, where, "data.completion_column")
             label = row[config.label_column]
         else:
             return super().parse(row, where)

@@ -22,7 +22,8 @@ METHODS = ("dense", "bm25", "hybrid", "popularity")
 
 @dataclasses.dataclass(frozen=True)
 class Retrieval:
-    """For each question its passage, ranked among the different passages of the data; the held-out lines ask.
+    """For each question its passage, ranked among the different passages of the data (itself, where it is one and not the
+    right one, aside); the held-out lines ask.
 
     Four rankings: `dense` by the model's vectors, `bm25` by words, `hybrid` by both (reciprocal rank fusion), and `popularity`,
     the same for all questions: by how often a passage is the right one in the training part.
@@ -71,10 +72,12 @@ class Retrieval:
         passages = list(dict.fromkeys(map(self._passage, known)))
         number = {text: place for place, text in enumerate(passages)}
         own_N = np.array([number[text] for text in right])
-        rankings = self._rankings(lm, questions, passages, lines.examples)
+        selves_N = ranking.selves(questions, number, own_N)
+        rankings = self._rankings(lm, questions, passages, lines.examples, selves_N)
+        about = f"candidates={len(passages)}{ranking.left_out(selves_N)}|ranks to {self.depth}"
         rows, tables = [], {}
         for name in METHODS:
-            signature = f"{self._signature(name)}|candidates={len(passages)}|ranks to {self.depth}"
+            signature = f"{self._signature(name)}|{about}"
             ranks_N = ranking.ranks(rankings[name], own_N)
             found = ranking.rows(ranks_N, signature, f"{name}_")
             rows += found
@@ -98,8 +101,9 @@ class Retrieval:
         questions: Sequence[str],
         passages: Sequence[str],
         training: Sequence[Mapping[str, Any]],
+        selves_N: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """Numbers of passages, int64 [N, K], by method."""
+        """Numbers of passages, int64 [N, K], by method; none for its own question (`ranking.selves`)."""
         depth = min(self.depth, len(passages))
         words = BM25.build(passages, Cleaning(self.language))
         dense, _ = Dense.build(lm.embed(passages)).rank(lm.embed(questions), depth)
@@ -107,12 +111,13 @@ class Retrieval:
         counts = collections.Counter(map(self._passage, training))
         counted = np.array([counts[text] for text in passages])
         popular = np.argsort(-counted, kind="stable")[:depth]
-        return {
+        found = {
             "dense": dense,
             "bm25": bm25,
             "hybrid": fused([dense, bm25], depth)[0],
             "popularity": np.tile(popular, (len(questions), 1)),
         }
+        return {name: ranking.without(one_NK, selves_N) for name, one_NK in found.items()}
 
     def _signature(self, method: str) -> str:
         words = f"{version('bm25s')}|words of {self.language}, {version('snowballstemmer')}"

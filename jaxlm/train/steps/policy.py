@@ -28,6 +28,9 @@ from jaxlm.eval.rewards import REWARDS, exact_match
 from jaxlm.train import parallel
 from jaxlm.train.steps import gradient
 
+ROW = {"tokens": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
+"""What a row of the data has, and of a rollout."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(gradient.Config):
@@ -143,6 +146,11 @@ class Policy(gradient.Gradient):
         Raises:
           ValueError: a rollout that can't be cut as the config says, or parts that do not fit together.
         """
+        if unread := sorted(set(batch) - {*ROW, "id"}):
+            raise ValueError(
+                f'data.kind gives {unread}, which step.kind="policy" does not read: it takes one prompt a row, as '
+                'data.kind="prompts" has them'
+            )
         rows, length = batch["tokens"].shape
         rows *= self.config.num_completions
         parts = self.config.num_minibatches * self.num_micro_batches
@@ -152,8 +160,7 @@ class Policy(gradient.Gradient):
                 f"step.num_minibatches={self.config.num_minibatches} does not divide a rollout evenly: batch_size * "
                 f"step.num_completions = {rows} rows, {self.num_micro_batches} micro-batches, {shards} devices"
             )
-        row = {"tokens": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
-        rollout = {name: jnp.zeros((rows, length), kind) for name, kind in row.items()}
+        rollout = {name: jnp.zeros((rows, length), kind) for name, kind in ROW.items()}
         rollout |= {name: jnp.ones(rows) for name in ("temperature", "rewards")}
         return self.update(state, self.experience(state, rollout), jnp.int32(0))
 
@@ -207,7 +214,7 @@ class Policy(gradient.Gradient):
         return self._rows(self._completed(asked, written, batch["tokens"].shape[1]), rewards), shown
 
     def _rows(self, rows: dict[str, np.ndarray], rewards: np.ndarray) -> dict[str, np.ndarray]:
-        kept = {name: rows[name] for name in ("tokens", "targets", "weights")}
+        kept = {name: rows[name] for name in ROW}
         temperature = np.full(len(rewards), self.config.temperature, np.float32)
         return kept | {"temperature": temperature, "rewards": rewards}
 

@@ -75,11 +75,15 @@ class LoRA(Full):
         if config.targets != Config.targets:
             for pattern in config.targets:
                 check_found("targets", (pattern,), linear)
-        check_found("also", config.also, paths)
+        # A pattern that finds kernels with adapters alone would change nothing.
+        check_found("also", config.also, [path for path in paths if not self._adapted(path)])
 
     def trains(self, path: str) -> bool:
-        kernel = path.removesuffix("/kernel") in self.layers and path.endswith("/kernel")
-        return not kernel and (path.split("/")[0] in HEADS or found(self.config.also, path))
+        whole = path.split("/")[0] in HEADS or found(self.config.also, path)
+        return whole and not self._adapted(path)
+
+    def _adapted(self, path: str) -> bool:
+        return path.endswith("/kernel") and path.removesuffix("/kernel") in self.layers
 
     def split(self, params: PyTree, key: Array) -> tuple[PyTree, PyTree]:
         trained, base = partition.split(params, self.trains)
