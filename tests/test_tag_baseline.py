@@ -46,3 +46,25 @@ def test_scores_of_an_experiment(tool, tmp_path, capsys, monkeypatch):
     )  # Bob, an upper-case word, as the commonest tag of all
     assert tool.main([f"{EXPERIMENT}:pos", path]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"]["value"] == 1.0
+
+
+def test_a_run_beside_it(tool, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("JAXLM_CACHE", str(tmp_path / "cache"))
+    rows = [{"tokens": ["Ann", "ran"], "tags": ["B-PER", "O"]}] * 9
+    rows += [{"tokens": ["ran", "Ann", "off"], "tags": ["B-PER", "B-PER", "O"]}] * 2
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [str(EXPERIMENT), f"--config.data.path={tmp_path}/a.jsonl"]
+    command += ["--config.data.val_fraction=0.18", "--run", str(tmp_path)]
+    assert tool.main(command) == 2
+    assert "no finished run" in capsys.readouterr().err
+    # The run read two words of each sentence, the second one first, and found both names.
+    read = {"prediction": "B-PER B-PER", "reference": "B-PER B-PER"}
+    lines = [json.dumps(read | {"id": number}) + "\n" for number in (1, 0)]
+    (tmp_path / "predictions_val.jsonl").write_text("".join(lines))
+    assert tool.main(command) == 0
+    accuracy = json.loads(capsys.readouterr().out)["token_accuracy"]
+    assert (accuracy["value"], accuracy["run"]) == (0.5, 1.0)
+    assert accuracy["run_ahead_by"] == 0.5 and accuracy["interval"] == [0.5, 0.5]
+    (tmp_path / "predictions_val.jsonl").write_text(lines[0])
+    assert tool.main(command) == 2
+    assert "other sentences" in capsys.readouterr().err

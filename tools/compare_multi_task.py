@@ -12,11 +12,11 @@ its 95 % interval by paired bootstrap.
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+import comparing
 import numpy as np
 
 from jaxlm import cli, config
@@ -42,16 +42,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def compare(options, overrides: dict[str, str]) -> str:
     """The table, after all runs are finished."""
-    if options.seconds:  # the loop saves and leaves at SIGTERM
-        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGTERM))
-        signal.setitimer(signal.ITIMER_REAL, options.seconds)
     cfg = config.load(options.experiment, overrides)
     root = Path(options.workdir)
     steps = steps_of(cfg)
-    run(cfg, root / ALL)
-    for task in steps:
-        run(alone(cfg, task, steps[task]), root / task)
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    with comparing.at_most(options.seconds):
+        comparing.finish(root / ALL, lambda: cfg)
+        for task, count in steps.items():
+            comparing.finish(root / task, lambda task=task, count=count: alone(cfg, task, count))
     return table(root, steps)
 
 
@@ -83,14 +80,6 @@ def alone(cfg: Any, task: str, num_steps: int) -> Any:
     return cfg
 
 
-def run(cfg: Any, workdir: Path) -> None:
-    """Finish a run."""
-    import jaxlm
-
-    if not (workdir / "summary.json").exists():
-        jaxlm.run(cfg, workdir)
-
-
 def table(root: Path, steps: dict[str, int]) -> str:
     """What was found, as lines of Markdown."""
     from jaxlm.eval import bootstrap
@@ -99,9 +88,9 @@ def table(root: Path, steps: dict[str, int]) -> str:
         "| task | steps | score | one model for all | a model for each | difference of examples' scores, 95 % |",
         "|---|---|---|---|---|---|",
     ]
-    whole = json.loads((root / ALL / "summary.json").read_text())
+    whole = comparing.summary(root / ALL)
     for task, count in steps.items():
-        own = json.loads((root / task / "summary.json").read_text())
+        own = comparing.summary(root / task)
         name = next(one for one in SCORES if f"val_{task}_{one}" in whole)
         cells = [
             f"{found[f'val_{task}_{name}']:.4f} ± {found[f'val_{task}_{name}_stderr']:.4f}"

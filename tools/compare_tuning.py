@@ -14,8 +14,6 @@ seeds, and of other seeds, by Student's t.
 from __future__ import annotations
 
 import json
-import math
-import signal
 import statistics
 import subprocess
 import sys
@@ -23,6 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import comparing
 import numpy as np
 
 from jaxlm import cli, config
@@ -58,18 +57,15 @@ def compare(options: Any, overrides: dict[str, str]) -> str:
     for name in ("seeds", "epochs", "memory_steps"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} {getattr(options, name)}: at least 1")
-    if options.seconds:  # the loop saves and leaves at SIGTERM
-        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGTERM))
-        signal.setitimer(signal.ITIMER_REAL, options.seconds)
     found, rates = {}, {}
-    for way in WAYS:
-        tried = {rate: run(options, overrides, way, rate, 0) for rate in RATES[way]}
-        rates[way] = max(tried, key=lambda rate: best_on_dev(tried[rate]))
-        print(
-            f"{way:<5} dev by rate: { {rate: best_on_dev(path) for rate, path in tried.items()} }"
-        )
-        found[way] = [run(options, overrides, way, rates[way], s) for s in range(options.seeds)]
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    with comparing.at_most(options.seconds):
+        for way in WAYS:
+            tried = {rate: run(options, overrides, way, rate, 0) for rate in RATES[way]}
+            dev = {rate: best_on_dev(path) for rate, path in tried.items()}
+            rates[way] = max(dev, key=lambda rate: dev[rate])
+            print(f"{way:<5} dev by rate: {dev}")
+            seeds = range(options.seeds)
+            found[way] = [run(options, overrides, way, rates[way], seed) for seed in seeds]
     memory = {way: peak_memory(way) for way in WAYS}
     return table(found, rates, memory)
 
@@ -95,22 +91,14 @@ def configured(options: Any, overrides: dict[str, str], way: str, rate: float, s
 
 def run(options: Any, overrides: dict[str, str], way: str, rate: float, seed: int) -> Path:
     """The folder of a finished run."""
-    import jaxlm
-
     workdir = Path(options.workdir) / f"{way.lower()}_{rate:g}_{seed}"
-    if not (workdir / "summary.json").exists():
-        jaxlm.run(configured(options, overrides, way, rate, seed), workdir)
-    return workdir
+    return comparing.finish(workdir, lambda: configured(options, overrides, way, rate, seed))
 
 
 def best_on_dev(workdir: Path) -> float:
     """The accuracy of the epoch that was kept."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
     return max(row["val_accuracy"] for row in rows if "val_accuracy" in row)
-
-
-def summary_of(workdir: Path) -> dict[str, Any]:
-    return json.loads((workdir / "summary.json").read_text())
 
 
 def peak_memory(way: str) -> float:
@@ -148,52 +136,24 @@ def resident_peak() -> float:
     return float(line.split()[1]) * 1024
 
 
-def hits(workdir: Path) -> np.ndarray:
-    """Of each test example, in order, whether the answer is right."""
-    with (workdir / "predictions_test.jsonl").open(encoding="utf-8") as file:
-        return np.array([json.loads(line)["score"] for line in file], np.float64)
-
-
 def table(found: dict[str, list[Path]], rates: dict[str, float], memory: dict[str, float]) -> str:
     """What was found, as lines of Markdown."""
-    from jaxlm.eval import bootstrap
-
-    right_SN = {way: np.stack([hits(path) for path in paths]) for way, paths in found.items()}
+    right_SN = {way: np.stack([comparing.hits(path) for path in found[way]]) for way in found}
     lines = [
         "| what trains | parameters | share | rate | dev | test (mean; each seed) | steps/s | peak GB |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for way, scores in right_SN.items():
-        summaries = [summary_of(path) for path in found[way]]
+        summaries = [comparing.summary(path) for path in found[way]]
         trained, count = (summaries[0][key] for key in ("num_trained", "num_params"))
         dev = statistics.mean(best_on_dev(path) for path in found[way])
         speed = statistics.mean(one["final_step"] / one["train_seconds"] for one in summaries)
-        each = ", ".join(f"{one:.4f}" for one in scores.mean(1))
         lines.append(
-            f"| {way} | {trained:,} | {trained / count:.2%} | {rates[way]:g} | {dev:.4f} | {scores.mean():.4f}; {each} | "
-            f"{speed:.2f} | {memory[way]:.2f} |"
+            f"| {way} | {trained:,} | {trained / count:.2%} | {rates[way]:g} | {dev:.4f} | "
+            f"{scores.mean():.4f}; {comparing.each(scores)} | {speed:.2f} | {memory[way]:.2f} |"
         )
-    low, full = right_SN["LoRA"], right_SN["full"]
-    ones = np.ones(low.shape[1])
-    pair = [np.stack([scores.mean(0), ones], 1) for scores in (low, full)]
-    result = bootstrap.paired(*pair, "ratio", names=("LoRA", "full"))
-    lines.append(
-        f"\n{low.shape[1]} test examples. LoRA - full: {result.difference:+.4f}, 95 % over examples {result.low:+.4f} to "
-        f"{result.high:+.4f} ({result.verdict}){over_seeds(low, full)}"
-    )
-    return "\n".join(lines)
-
-
-def over_seeds(first_SN: np.ndarray, second_SN: np.ndarray) -> str:
-    """The 95 % interval of the mean difference for other seeds."""
-    differences = (first_SN.mean(1) - second_SN.mean(1)).tolist()
-    if len(differences) < 2:
-        return ""
-    from scipy import stats
-
-    mean, error = statistics.mean(differences), statistics.stdev(differences)
-    half = stats.t.ppf(0.975, len(differences) - 1) * error / math.sqrt(len(differences))
-    return f"; over {len(differences)} seeds {mean - half:+.4f} to {mean + half:+.4f}"
+    said = comparing.difference(("LoRA", "full"), right_SN["LoRA"], right_SN["full"])
+    return "\n".join([*lines, "", said])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ should beat.
 
     python tools/tag_baseline.py experiments/finetune_tags.py [--config.data.path=...]
     python tools/tag_baseline.py experiments/finetune_tags.py:pos --config.data.path=pos.jsonl
+    python tools/tag_baseline.py experiments/finetune_tags.py --run runs/tags      the model of that run beside it
 
 A word gets the tag that it has most often in training; one that isn't there the commonest tag of training words with its last
 three letters and its kind of first letter (upper case, digit, other), or else of all words that stand there once. The same lines are
@@ -15,6 +16,7 @@ import collections
 import json
 import sys
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -28,14 +30,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments, overrides = cli.split_overrides(sys.argv[1:] if argv is None else argv)
     parser = cli.Parser("tools.tag_baseline", "Scores of each word's commonest tag.")
     parser.add_argument("experiment", metavar="FILE.py[:variant]")
+    parser.add_argument("--run", help="a finished run of the experiment")
     options = parser.parse_args(arguments)
-    return cli.guarded(
-        lambda: print(json.dumps(baseline(config.load(options.experiment, overrides))))
-    )
+    cfg = config.load(options.experiment, overrides)
+    return cli.guarded(lambda: print(json.dumps(baseline(cfg, options.run))))
 
 
-def baseline(cfg) -> dict:
-    """Scores with their standard errors, by the evaluators that the experiment names."""
+def baseline(cfg, run: str | None = None) -> dict:
+    """Scores with their standard errors, by the evaluators that the experiment names; a run's lead with its interval."""
     from jaxlm.data.tasks.tagged import TaggedTask
 
     if cfg.data.kind != "tagged":
@@ -48,12 +50,19 @@ def baseline(cfg) -> dict:
     tag_of = conditional(train)
     predictions = [[tag_of(word) for word in words] for words, _ in val]
     references = [list(tags) for _, tags in val]
+    model = predicted(Path(run), references) if run else None
+    if model:
+        predictions, references = (
+            [tags[: len(given)] for tags, given in zip(side, model, strict=True)]
+            for side in (predictions, references)
+        )
     seen = {word for words, _ in train for word in words}
-    found = {
-        row.name: {"value": row.value, "stderr": row.stderr}
-        for name in cfg.evaluators
-        for row in scored(name, predictions, references)
-    }
+    found = {}
+    for name in cfg.evaluators:
+        rows = scored(name, predictions, references)
+        ahead = leads(scored(name, model, references), rows) if model else [{}] * len(rows)
+        for row, lead in zip(rows, ahead, strict=True):
+            found[row.name] = {"value": row.value, "stderr": row.stderr, **lead}
     unknown = [word not in seen for words, _ in val for word in words]
     return {
         "data": cfg.data.path,
@@ -61,6 +70,34 @@ def baseline(cfg) -> dict:
         "unknown_words": np.mean(unknown),
         **found,
     }
+
+
+def predicted(run: Path, references: list[list[str]]) -> list[list[str]]:
+    """The tags that a run gave to the same sentences, to as many words as it read."""
+    file = run / "predictions_val.jsonl"
+    if not file.exists():
+        raise ValueError(f"--run {run} has no {file.name}: it is no finished run")
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    lines.sort(key=lambda line: line["id"])
+    true = [line["reference"].split() for line in lines]
+    whole = [tags[: len(read)] for tags, read in zip(references, true, strict=False)]
+    if len(true) != len(references) or true != whole:
+        raise ValueError(
+            f"--run {run} was scored on other sentences: give the run's own --config.data.path and --config.data.val_fraction"
+        )
+    return [line["prediction"].split() for line in lines]
+
+
+def leads(model: list, rows: list) -> list[dict]:
+    """How far each score of a model is ahead of the same score here."""
+    from jaxlm.eval import bootstrap
+
+    found = []
+    for first, second in zip(model, rows, strict=True):
+        result = bootstrap.paired(first.statistics, second.statistics, first.finish)
+        interval = [result.low, result.high]
+        found.append({"run": result.first, "run_ahead_by": result.difference, "interval": interval})
+    return found
 
 
 def sentences(task, split: str) -> Iterable[Sentence]:
