@@ -11,7 +11,7 @@ prompt, chosen and rejected. Further objectives, from the same data:
     python -m jaxlm.launch --config experiments/dpo.py:ipo --config.init_from=...
     python -m jaxlm.launch --config experiments/dpo.py:orpo --config.init_from=...       without a reference
     python -m jaxlm.launch --config experiments/dpo.py:kto --config.init_from=...        every text judged by itself
-    python -m jaxlm.launch --config experiments/dpo.py:reward --config.init_from=...     a reward model, for experiments of PPO
+    python -m jaxlm.launch --config experiments/dpo.py:reward --config.init_from=...     a reward model, for rlhf.py
 """
 
 from jaxlm import config

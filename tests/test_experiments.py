@@ -44,7 +44,7 @@ ANSWERED = ("tagged", "multi_labelled", "scored", "choices", "spans")
 FILE_OF = {"labelled": "labelled", "pairs": "pairs", "packed_pairs": "pairs", "captions": "images"}
 FILE_OF |= dict.fromkeys(ANSWERED, "answered") | {"text_pairs": "texts"}
 COMPARED = ("preferences", "verdicts")
-FILE_OF |= dict.fromkeys(("chat", *COMPARED), "talks")
+FILE_OF |= dict.fromkeys(("chat", "prompts", *COMPARED), "talks")
 """Kind of data -> the file that it is shrunken to; others are made of text."""
 BUILT = ("preferences/train.jsonl",)
 """Paths of what a tool makes, which the experiment names."""
@@ -90,8 +90,10 @@ def shrink(cfg, files: dict[str, Path]):
         cfg.data.tokenizer, cfg.init_layers = "bytes", ()
     if getattr(configs.implementation(cfg, "objective"), "coupled", False):
         cfg.micro_batch_size = 0
-    if "chat_template" in cfg.data:
+    if "chat_template" in cfg.data and not cfg.data.path.startswith("arithmetic:"):
         cfg.data.chat_template, cfg.data.val_path = TURNS, ""
+    if "reward_model" in cfg.objective and not cfg.step.reward:  # there is none yet
+        cfg.step.reward = "exact_match"
     return cfg
 
 
@@ -222,6 +224,7 @@ LIKE_ANOTHER = (
     "finetune_scores",
     "grpo_arithmetic",
     "multi_task",
+    "rlhf",
     "summarize",
 )
 """Experiments whose parts others run, or tests of their own; these are slow tests."""

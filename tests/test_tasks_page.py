@@ -27,6 +27,8 @@ FEW = "eval_examples=8"
 OF_ONE = {
     # A token of CHAT_MODEL is little more than a character.
     "experiments/dpo.py": ["data.seq_len=512", f"data.{FEW}"],
+    "experiments/dpo.py:reward": ["data.seq_len=512", f"data.{FEW}"],
+    "experiments/rlhf.py": ["data.seq_len=256", "step.max_tokens=8", f"data.{FEW}"],
     "experiments/multi_task.py": [
         f"data.tasks.{name}.{FEW}" for name in ("ner", "section", "topic", "genre", "poet", "exam")
     ],

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlm.core.types import Tokenizer
-from jaxlm.data import bpe, chat_rendering, chat_templates, chat_tokens, tokenizers
+from jaxlm.data import chat_rendering, chat_templates, chat_tokens, tokenizers
 from jaxlm.data.chat_templates import Messages
 
 ASSISTANT = "assistant"
@@ -185,7 +185,7 @@ def open_tokenizer(name: str, template: str) -> Any:
     Raises:
       ValueError: a vocabulary that would be made of the data, or a file that is no template.
     """
-    if name == "chars" or name.startswith(bpe.PREFIX):
+    if tokenizers.made_of_text(name):
         raise ValueError(
             f"data.tokenizer={name} is made of a text, and these data are conversations: make it with "
             "jaxlm.train_tokenizer and name its file, or start from a model, by init_from and data.tokenizer=init_from"

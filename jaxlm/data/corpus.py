@@ -125,7 +125,7 @@ def make_tokenizer(
     Raises:
       ValueError: no such tokenizer, or a prepared set was made with another one.
     """
-    if name != "chars" and not name.startswith(bpe.PREFIX):
+    if not tokenizers.made_of_text(name):
         return tokenizers.build(name)
     for source in opened:
         if isinstance(source, prepared.Prepared):

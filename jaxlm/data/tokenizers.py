@@ -33,6 +33,11 @@ from jaxlm.registry import nearest
 NAMED = ("bytes", "chars", "gpt2", "bpe:8000")
 
 
+def made_of_text(name: str) -> bool:
+    """Whether a vocabulary of this name is made of the data themselves."""
+    return name == "chars" or name.startswith(bpe.PREFIX)
+
+
 def build(name_or_path: str, texts: Iterable[str] = ()) -> Any:
     """Make the tokenizer that `data.tokenizer` names.
 

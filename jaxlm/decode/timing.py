@@ -22,6 +22,7 @@ _COMPILING = (
 _clock: contextvars.ContextVar[Timing | None] = contextvars.ContextVar("clock", default=None)
 _marks: contextvars.ContextVar[list[float] | None] = contextvars.ContextVar("marks", default=None)
 _compiled = {"seconds": 0.0, "programs": 0}
+_heard_of: list[tuple[float, float]] = []  # when each began, and its seconds; none within another
 _listening = []
 
 
@@ -99,7 +100,7 @@ def measured() -> Iterator[Timing]:
 def batch() -> Iterator[list[int]]:
     """One batch's writing; the numbers of tokens of its rows are put into the list given."""
     timing, counts = _clock.get(), []
-    marks = [_now()]
+    marks = [now()]
     token = _marks.set(marks)
     try:
         yield counts
@@ -111,7 +112,7 @@ def batch() -> Iterator[list[int]]:
     told = len(marks) > 1
     if told and not timing.tokens:
         timing.first_token_seconds = first - start
-    timing.decode_seconds += _now() - first
+    timing.decode_seconds += now() - first
     timing.tokens += sum(counts)
     timing.decoded += sum(max(0, count - told) for count in counts)
 
@@ -120,7 +121,7 @@ def first_token() -> None:
     """The first token of each of a batch's rows has been read by the host."""
     marks = _marks.get()
     if marks is not None and len(marks) == 1:
-        marks.append(_now())
+        marks.append(now())
 
 
 def _counted(number: int, what: str) -> str:
@@ -135,9 +136,15 @@ def drafted(rounds: int, tokens: int, accepted: int) -> None:
         timing.acceptance.accepted += accepted
 
 
-def _now() -> float:
+def compile_seconds() -> float:
+    """Spent on compiling by this process since it was first asked."""
+    _listen()
+    return _compiled["seconds"]
+
+
+def now() -> float:
     """Seconds, those of compiling left out."""
-    return time.perf_counter() - _compiled["seconds"]
+    return time.perf_counter() - compile_seconds()
 
 
 def _listen() -> None:
@@ -148,6 +155,12 @@ def _listen() -> None:
 
 
 def _heard(event: str, duration: float, **_) -> None:
-    if event in _COMPILING:
-        _compiled["seconds"] += duration
-        _compiled["programs"] += event == _COMPILING[-1]
+    """One is done. Programs are traced inside of others, which are told of later: their seconds count once."""
+    if event not in _COMPILING:
+        return
+    start, within = time.perf_counter() - duration, 0.0
+    while _heard_of and _heard_of[-1][0] >= start:
+        within += _heard_of.pop()[1]
+    _heard_of.append((start, duration))
+    _compiled["seconds"] += duration - within
+    _compiled["programs"] += event == _COMPILING[-1]

@@ -60,7 +60,7 @@ def writing(
     Args:
       writes: see `Evaluator`.
       model: has `init_cache` and `extend`.
-      tokenizer: its `eos_id` ends a text.
+      tokenizer: its `eos_id` ends a text; one behind a prompt ends as the data's answers do.
 
     Raises:
       ValueError: a model that writes nothing, or a setting that the way of decoding doesn't have.
@@ -74,7 +74,6 @@ def writing(
     settings = dict(writes)
     kind, max_tokens = settings.pop("method", "sample"), settings.pop("max_tokens", 0)
     method = registry.lookup(METHODS, kind, "method")(**settings)
-    end_ids = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
 
     def predict(params: PyTree, batch: Batch) -> dict[str, list[str]]:
         rows = np.flatnonzero(batch["id"] >= 0)
@@ -86,7 +85,9 @@ def writing(
     def asked(batch: Batch, rows: np.ndarray) -> Request:
         tokens, seeds = batch["tokens"][rows], batch["id"][rows].tolist()
         if not sources:
-            prompts = prompted.prompts(tokens, batch["weights"][rows])
+            targets, weights = batch["targets"][rows], batch["weights"][rows]
+            prompts = prompted.prompts(tokens, weights)
+            end_ids = (prompted.end_of(targets, weights),)
             how = {"end_ids": end_ids, "seeds": seeds, "max_tokens": max_tokens}
             return prompted.request(prompts, tokens.shape[1], **how)
         length = max_tokens or tokens.shape[1]
@@ -94,7 +95,7 @@ def writing(
             prompts=tokens[:, :1].tolist(),
             max_tokens=length,
             max_len=length + 1,
-            end_ids=end_ids,
+            end_ids=() if tokenizer.eos_id is None else (tokenizer.eos_id,),
             seeds=seeds,
             inputs={name: batch[name][rows] for name in sources if name in batch},
         )

@@ -74,11 +74,14 @@ class OnPolicyDistillation(FromRollouts):
         """Share of the steps for which completions are drawn."""
         return self.config.on_policy
 
-    def experience(
-        self, params: PyTree, frozen: PyTree, rollout: Batch, group_size: int
-    ) -> dict[str, Array]:
+    def scores(self, params: PyTree, frozen: PyTree, rollout: Batch) -> dict[str, Array]:
+        """Nothing: the loss asks the teacher itself."""
+        del params, frozen, rollout
+        return {}
+
+    def experience(self, rollout: Batch, group_size: int) -> dict[str, Array]:
         """The rollout as it is."""
-        del params, frozen, group_size
+        del group_size
         return {name: value for name, value in rollout.items() if name != "rewards"}
 
     def __call__(self, params: PyTree, ctx: LossContext, batch: Batch) -> LossOut:

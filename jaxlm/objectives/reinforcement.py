@@ -108,6 +108,7 @@ class Reinforcement(FromRollouts):
     own: ClassVar[tuple[str, ...]] = ("reference",)
     optional: ClassVar[tuple[str, ...]] = ("reward_model",)
     made: ClassVar[str] = "advantages"
+    has_critic: ClassVar[bool] = False
 
     def __init__(self, config: Config, model: Any, terms: dict[str, float], modules: dict):
         """Raises ValueError for a reward model without a value head."""
@@ -134,18 +135,27 @@ class Reinforcement(FromRollouts):
         """By the config's estimator, [B, T]."""
         return estimators.kl(log_probs_BT, reference_BT, self.config.kl_estimator)
 
-    def before(self, params: PyTree, frozen: PyTree, rollout: Batch):
-        """The output of the model as it wrote the rollout, and the entries that both losses read."""
+    def scores(self, params: PyTree, frozen: PyTree, rollout: Batch) -> dict[str, Array]:
+        """Rewards float32 [B], and [B, T] `old_log_probs`, `reference_log_probs` and, of a critic, `old_values`."""
         reference = self.modules["reference"].apply(
             {"params": frozen["reference"]}, rollout["tokens"]
         )
         output = self.run(params, rollout)
-        made = {
+        found = {
+            "rewards": self.rewards(frozen, rollout),
             "old_log_probs": drawn(output, rollout).log_probs,
             "reference_log_probs": drawn(reference, rollout).log_probs,
         }
-        kept = {name: value for name, value in rollout.items() if name != "rewards"}
-        return output, kept | made
+        if self.has_critic:
+            found["old_values"] = output.aux["value_BT"] * rollout["weights"]
+        return found
+
+    def charged_kl(self, rollout: Batch) -> Array:
+        """What the KL takes off the reward at each token, [B, T]; nothing where it is in the loss."""
+        if self.config.kl_in == "loss":
+            return jnp.zeros_like(rollout["weights"])
+        estimate = self.kl_to_reference(rollout["old_log_probs"], rollout["reference_log_probs"])
+        return self.config.kl_coef * estimate * rollout["weights"]
 
     def policy_terms(self, now: Drawn, batch: Batch) -> tuple[dict[str, Array], dict[str, Array]]:
         """Losses [B, T], and figures that are shown."""
@@ -174,10 +184,8 @@ class GRPO(Reinforcement):
     def __init__(self, config: GRPOConfig, model: Any, **modules: Any):
         super().__init__(config, model, {}, modules)
 
-    def experience(
-        self, params: PyTree, frozen: PyTree, rollout: Batch, group_size: int
-    ) -> dict[str, Array]:
-        """The rollout with `advantages`, `old_log_probs` and `reference_log_probs`, float32 [B, T].
+    def experience(self, rollout: Batch, group_size: int) -> dict[str, Array]:
+        """The rollout with `advantages`, float32 [B, T].
 
         Raises:
           ValueError: one completion of each prompt.
@@ -187,13 +195,9 @@ class GRPO(Reinforcement):
                 f'objective.kind="grpo" compares completions of one prompt: step.num_completions={group_size} must be '
                 "at least 2"
             )
-        _, batch = self.before(params, frozen, rollout)
-        rewards_B = self.rewards(frozen, rollout)
-        if self.config.kl_in == "reward":
-            estimate = self.kl_to_reference(batch["old_log_probs"], batch["reference_log_probs"])
-            rewards_B -= self.config.kl_coef * jnp.sum(estimate * rollout["weights"], axis=1)
+        rewards_B = rollout["rewards"] - jnp.sum(self.charged_kl(rollout), axis=1)
         advantages_B = estimators.group_advantages(rewards_B, group_size, self.config.scale)
-        return batch | {"advantages": advantages_B[:, None] * rollout["weights"]}
+        return rollout | {"advantages": advantages_B[:, None] * rollout["weights"]}
 
     def __call__(self, params: PyTree, ctx: LossContext, batch: Batch) -> LossOut:
         """Sums over this batch."""
@@ -214,34 +218,25 @@ class PPO(Reinforcement):
 
     Config = PPOConfig
     kind: ClassVar[str] = "ppo"
+    has_critic: ClassVar[bool] = True
 
     def __init__(self, config: PPOConfig, model: Any, **modules: Any):
         """Raises ValueError for a model without a value head."""
         require_values(model, 'objective.kind="ppo" has a critic')
         super().__init__(config, model, {"value": config.value_coef}, modules)
 
-    def experience(
-        self, params: PyTree, frozen: PyTree, rollout: Batch, group_size: int
-    ) -> dict[str, Array]:
-        """The rollout with `advantages`, `returns`, `old_values` and log-probabilities, float32 [B, T]."""
+    def experience(self, rollout: Batch, group_size: int) -> dict[str, Array]:
+        """The rollout with `advantages` and `returns`, float32 [B, T]."""
         del group_size
-        output, batch = self.before(params, frozen, rollout)
-        weights = rollout["weights"]
-        rewards_BT = self.rewards(frozen, rollout)[:, None] * estimators.last(weights)
-        if self.config.kl_in == "reward":
-            estimate = self.kl_to_reference(batch["old_log_probs"], batch["reference_log_probs"])
-            rewards_BT -= self.config.kl_coef * estimate * weights
-        values_BT = output.aux["value_BT"] * weights
+        weights, values_BT = rollout["weights"], rollout["old_values"]
+        rewards_BT = rollout["rewards"][:, None] * estimators.last(weights)
+        rewards_BT -= self.charged_kl(rollout)
         gamma, gae_lambda = self.config.gamma, self.config.gae_lambda
         advantages_BT = estimators.gae(rewards_BT, values_BT, weights, gamma, gae_lambda)
         returns_BT = advantages_BT + values_BT
         if self.config.whiten:
             advantages_BT = estimators.whitened(advantages_BT, weights)
-        return batch | {
-            "advantages": advantages_BT,
-            "returns": returns_BT,
-            "old_values": values_BT,
-        }
+        return rollout | {"advantages": advantages_BT, "returns": returns_BT}
 
     def __call__(self, params: PyTree, ctx: LossContext, batch: Batch) -> LossOut:
         """Sums over this batch."""

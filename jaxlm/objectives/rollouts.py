@@ -71,7 +71,10 @@ def check_average(average: str) -> None:
 
 
 class FromRollouts:
-    """An objective over rollouts. `experience` makes of one, before anything is updated, what the loss reads.
+    """An objective over rollouts, of which two methods make, before anything is updated, what the loss reads.
+
+    `scores(params, frozen, rollout)` runs the models, each row by itself, so that it can be called for some rows after others;
+    `experience(rollout, group_size)` is given all rows with their scores, and runs none.
 
     `terms` beside `main` are by coefficient, 0 turns one off; those of a model's experts are added.
     """
@@ -79,7 +82,7 @@ class FromRollouts:
     kind: ClassVar[str]
     batch_keys: ClassVar[tuple[str, ...]] = ("targets", "weights")
     coupled: ClassVar[bool] = False
-    made: ClassVar[str]  # an entry that `experience` makes
+    made: ClassVar[str]  # an entry of what they make
 
     def __init__(self, config: Any, model: Any, terms: Mapping[str, float], modules: Mapping):
         """Raises ValueError where the model is not causal."""

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from jaxlm import config as configs
 from jaxlm.core.types import Batch
 from jaxlm.data import pipeline
-from jaxlm.train import assembly, devices, parallel, plan, report, resolve, runtime
+from jaxlm.train import assembly, parallel, plan, report, resolve, runtime
 from jaxlm.train import workdir as folders
 from jaxlm.train.checkpoint import Checkpointer, state_digest
 from jaxlm.train.meter import Meter
@@ -62,7 +62,7 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
             return recorded
         step_fn, compile_seconds = compile_step(parts, example, writer.log)
         place = parallel.placer(parts.mesh)
-        meter = Meter(prediction, cfg.num_steps, seconds_before)
+        meter = Meter(prediction, cfg.num_steps, seconds_before, compile_seconds)
         observer = report.Observer(cfg, workdir, parts, writer, meter)
         stack.callback(observer.end_profile)
         batches = pipeline.BatchIterator(
@@ -78,17 +78,13 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
             if pending is not None:
                 observer.step_done(*pending, batches.wait_seconds)
             pending = (step, metrics, batch)
-            due = observer.due(step + 1)
-            stopping = stop.agreed(step + 1)
+            due, stopping = observer.due(step + 1), stop.agreed(step + 1)
             if not due and not stopping:
                 continue
             observer.step_done(*pending, batches.wait_seconds)
             pending = None
             with meter.paused():
-                if "eval" in due:
-                    observer.evaluate(state, step + 1)
-                if "sample" in due:
-                    observer.sample(state, step + 1)
+                observer.show(due, state, step + 1)
                 if "checkpoint" in due or stopping:
                     metric = observer.metric(step + 1, config.best_metric)
                     extra = {"data": batches.state(), "train_seconds": meter.train_seconds} | frozen
@@ -102,11 +98,7 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
             "final_step": cfg.num_steps,
             **observer.final_scores(state, cfg.num_steps),
             **observer.test_scores(state, cfg.num_steps, checkpoints),
-            "compile_seconds": compile_seconds,
-            "num_params": prediction.num_params,
-            "num_trained": prediction.num_trained,
-            "peak_flops": prediction.peak.flops or None,
-            "device": devices.device_name(),
+            **prediction.facts(),
             "state_sha256": state_digest(state, batches.state()),
             "workdir": str(workdir),
             "wall_seconds": time.perf_counter() - started,

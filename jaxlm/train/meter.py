@@ -6,34 +6,53 @@ import contextlib
 import time
 from collections.abc import Iterator
 
+from jaxlm.decode import timing
 from jaxlm.train.plan import Plan
 
 
 class Meter:
-    """Counts steps and the seconds they took. `tick` is called when a step's result is on the host."""
+    """Counts steps and the seconds they took. `tick` is called when a step's result is on the host.
 
-    def __init__(self, plan: Plan, num_steps: int, seconds_before: float = 0.0):
+    Host code compiles its pieces when it first needs them: that is left out, and found in `compile_seconds`.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        num_steps: int,
+        seconds_before: float = 0.0,
+        compile_seconds: float = 0.0,
+    ):
         self.tokens_per_step, self.flops_per_token = plan.tokens_per_step, plan.flops_per_token
         self.peak_flops, self.num_steps = plan.peak.flops, num_steps
         self.train_seconds = seconds_before  # of earlier processes of this run
-        self._mark = time.perf_counter()
+        self.compile_seconds = compile_seconds  # of this one, for training
+        self._mark, self._compiled = time.perf_counter(), timing.compile_seconds()
         self._window_seconds, self._window_steps, self._wait_mark = 0.0, 0, 0.0
 
     def tick(self) -> None:
         """One more step is done; everything since the last tick or pause counts as its time."""
-        now = time.perf_counter()
-        self._window_seconds += now - self._mark
-        self.train_seconds += now - self._mark
-        self._mark = now
+        self._count()
         self._window_steps += 1
+
+    def _count(self) -> None:
+        """What has passed since the mark, as time of training or of compiling."""
+        mark, compiled = self._mark, self._compiled
+        self._set_mark()
+        seconds = self._mark - mark - (self._compiled - compiled)
+        self.compile_seconds += self._compiled - compiled
+        self.train_seconds += seconds
+        self._window_seconds += seconds
+
+    def _set_mark(self) -> None:
+        self._mark, self._compiled = time.perf_counter(), timing.compile_seconds()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """What happens inside is no training time."""
-        self.train_seconds += time.perf_counter() - self._mark
-        self._window_seconds += time.perf_counter() - self._mark
+        self._count()
         yield
-        self._mark = time.perf_counter()
+        self._set_mark()
 
     def window(self, done: int, wait_seconds: float) -> dict[str, float]:
         """Figures since the last call: seconds a step, share of waiting for data, tokens/s, MFU, ETA in seconds.
@@ -55,13 +74,14 @@ class Meter:
         return row
 
     def totals(self, num_steps: int) -> dict[str, float | None]:
-        """Of the whole run: tokens seen, training seconds, tokens/s and MFU (None: unknown)."""
+        """Of the whole run: tokens seen, training seconds, tokens/s and MFU (None: unknown); of this process, compiling."""
         tokens = num_steps * self.tokens_per_step
         rate = tokens / self.train_seconds if self.train_seconds else None
         known = rate is not None and self.peak_flops
         return {
             "tokens_seen": tokens,
             "train_seconds": self.train_seconds,
+            "compile_seconds": self.compile_seconds,
             "tokens_per_second": rate,
             "mfu": rate * self.flops_per_token / self.peak_flops if known else None,
         }

@@ -116,7 +116,16 @@ class Plan:
     flops_per_token: float
     peak: devices.Peak
     memory: float  # bytes a device
-    lines: tuple[str, ...]
+    lines: tuple[str, ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """What a run's summary repeats: sizes, and what it ran on (no peak: unknown)."""
+        return {
+            "num_params": self.num_params,
+            "num_trained": self.num_trained,
+            "peak_flops": self.peak.flops or None,
+            "device": devices.device_name(),
+        }
 
 
 def make(cfg: Any, parts: Any, batch: Any) -> Plan:
@@ -124,60 +133,82 @@ def make(cfg: Any, parts: Any, batch: Any) -> Plan:
     trained = parts.abstract_state.params
     base = parts.abstract_state.frozen.get("base", {})
     params = partition.join(trained, base) if base else trained
-    count, num_trained = num_params(params), num_params(trained)
     lengths = lengths_of(batch, parts.model)
     of_step = work(cfg)
-    tokens = cfg.batch_size * of_step.num_completions * sum(lengths)
     flops, formula = flops_per_token(parts.model, params, lengths)
-    if num_trained < count:
+    if base:
         flops -= frozen_flops(parts.model, params, base, lengths)
         formula += " - 2 of frozen kernels"
     if of_step.num_epochs > 1:
         flops *= of_step.num_epochs
         formula = f"{of_step.num_epochs} x ({formula})"
-    dtype = cfg.model.dtype if "dtype" in cfg.model else "float32"
-    peak = devices.peak(dtype)
-    assumed = ASSUMED_MFU.get(jax.default_backend(), 0.35)
-    seconds = cfg.num_steps * tokens * flops / (peak.flops * assumed) if peak.flops else 0.0
-    train: SplitInfo = parts.task.info.splits["train"]
-    epochs = cfg.num_steps * cfg.batch_size / max(1, train.num_examples)
-    shards = parallel.batch_shards(parts.mesh)
-    local = sum(
-        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * 4
-        for leaf in jax.tree.leaves(parts.abstract_state)
+    found = Plan(
+        num_params=num_params(params),
+        num_trained=num_params(trained),
+        tokens_per_step=cfg.batch_size * of_step.num_completions * sum(lengths),
+        flops_per_token=flops,
+        peak=devices.peak(_dtype(cfg)),
+        memory=_memory(parts, params, of_step, sum(lengths)),
     )
-    gradients = sum(
-        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * 4 for leaf in jax.tree.leaves(trained)
-    )
-    rows = parts.micro_batch_size * of_step.num_completions
-    rows //= of_step.num_minibatches * shards
-    memory = local + gradients + activation_bytes(parts.model, params, rows * sum(lengths))
     mesh = " ".join(f"{axis}={size}" for axis, size in parts.mesh.shape.items())
-    part = micro_batches(cfg.batch_size, parts.micro_batch_size)
-    times = of_step.num_completions
-    written = f" x {times} completions" if times > 1 else ""
-    labels = parts.task.info.labels
-    classes = f", {len(labels)} classes" if labels else ""
     lines = [
-        f"device     {devices.device_name()} | mesh {mesh} | compute {dtype}, parameters float32 | attention {attention(parts.model, batch)}",
-        f"model      {type(parts.model).__name__}, {count:,} parameters{active(parts.model, params)} | {flops:.4g} training FLOPs a token ({formula})",
-        *trains(parts.tuning, num_trained, count),
+        f"device     {devices.device_name()} | mesh {mesh} | compute {_dtype(cfg)}, parameters float32 | attention {attention(parts.model, batch)}",
+        f"model      {type(parts.model).__name__}, {found.num_params:,} parameters{active(parts.model, params)} | {flops:.4g} training FLOPs a token ({formula})",
+        *trains(parts.tuning, found.num_trained, found.num_params),
         *experts(parts.model),
-        f"data       {train.num_tokens:,} training tokens, vocabulary {parts.task.info.vocab_size:,}{classes} | {epochs:.3g} epochs",
-        f"step       {tokens:,} tokens ({cfg.batch_size}{written} x {row(parts.model, lengths)}){part} | {cfg.num_steps:,} steps",
-        f"memory     about {memory / 2**30:.2f} GiB a device predicted, {devices.memory_bytes() / 2**30:.1f} GiB to plan with",
-        f"time       {duration(seconds)} for {cfg.num_steps * tokens:.3g} tokens at an assumed {assumed:.0%} of "
+        *_steps(cfg, parts, found, row(parts.model, lengths)),
+        *_fits(cfg, parts, found),
+    ]
+    return dataclasses.replace(found, lines=tuple(lines))
+
+
+def _dtype(cfg: Any) -> str:
+    return cfg.model.dtype if "dtype" in cfg.model else "float32"
+
+
+def _memory(parts: Any, params: PyTree, of_step: Work, row_tokens: int) -> float:
+    """Bytes a device: its part of the state and of the gradients, and the activations of a micro-batch."""
+    held = [*jax.tree.leaves(parts.abstract_state), *jax.tree.leaves(parts.abstract_state.params)]
+    local = sum(int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * 4 for leaf in held)
+    rows = parts.micro_batch_size * of_step.num_completions
+    rows //= of_step.num_minibatches * parallel.batch_shards(parts.mesh)
+    return local + activation_bytes(parts.model, params, rows * row_tokens)
+
+
+def _steps(cfg: Any, parts: Any, plan: Plan, row: str) -> list[str]:
+    """Lines on the data, and on what a step takes of them."""
+    info, times = parts.task.info, work(cfg).num_completions
+    train: SplitInfo = info.splits["train"]
+    epochs = cfg.num_steps * cfg.batch_size / max(1, train.num_examples)
+    part = micro_batches(cfg.batch_size, parts.micro_batch_size)
+    written = f" x {times} completions" if times > 1 else ""
+    classes = f", {len(info.labels)} classes" if info.labels else ""
+    return [
+        f"data       {train.num_tokens:,} training tokens, vocabulary {info.vocab_size:,}{classes} | {epochs:.3g} epochs",
+        f"step       {plan.tokens_per_step:,} tokens ({cfg.batch_size}{written} x {row}){part} | {cfg.num_steps:,} steps",
+    ]
+
+
+def _fits(cfg: Any, parts: Any, plan: Plan) -> list[str]:
+    """Lines on memory and time, and a warning where this hardware has too little."""
+    assumed = ASSUMED_MFU.get(jax.default_backend(), 0.35)
+    tokens, peak = cfg.num_steps * plan.tokens_per_step, plan.peak
+    seconds = tokens * plan.flops_per_token / (peak.flops * assumed) if peak.flops else 0.0
+    room = devices.memory_bytes()
+    lines = [
+        f"memory     about {plan.memory / 2**30:.2f} GiB a device predicted, {room / 2**30:.1f} GiB to plan with",
+        f"time       {duration(seconds)} for {tokens:.3g} tokens at an assumed {assumed:.0%} of "
         f"{peak.flops / 1e12:.3g} TFLOP/s ({peak.source})"
         f"{', of updates alone' * (not parts.step.compiled)}"
         if seconds
         else f"time       not predicted: the peak is {peak.source}",
     ]
-    if seconds > LONG_RUN_SECONDS or (devices.memory_bytes() and memory > devices.memory_bytes()):
+    if seconds > LONG_RUN_SECONDS or (room and plan.memory > room):
         lines.append(
             "WARNING    this hardware is too small for this run; it goes on. For a first result here: "
             "python -m jaxlm.launch --config experiments/quickstart.py"
         )
-    return Plan(count, num_trained, tokens, flops, peak, memory, tuple(lines))
+    return lines
 
 
 def row(model: Any, lengths: tuple[int, ...]) -> str:

@@ -98,6 +98,13 @@ class Observer:
             "optim.learning_rate, or with step.on_nonfinite=skip to leave such batches out"
         )
 
+    def show(self, due: set[str], state: TrainState, done: int) -> None:
+        """The scores and samples that are due."""
+        if "eval" in due:
+            self.evaluate(state, done)
+        if "sample" in due:
+            self.sample(state, done)
+
     def evaluate(self, state: TrainState, done: int) -> None:
         """Every evaluator over the validation split, if the data has one."""
         if "val" not in self.parts.task.info.splits:

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from jaxlm.data.tasks.preferences import PreferencesConfig, PreferencesTask
+from jaxlm.data.tasks.prompts import PromptsConfig, PromptsTask
 from jaxlm.data.tasks.verdicts import VerdictsConfig, VerdictsTask
+from jaxlm.decode import prompted
+from jaxlm.decode.types import Written
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content + eos_token }}{% endgeneration %}"
@@ -15,6 +18,10 @@ TEMPLATE = (
 )
 ENDLESS = TEMPLATE.replace(
     " + eos_token }}{% endgeneration %}", " }}{% endgeneration %}{{ eos_token }}"
+)
+UNMARKED = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{{ ':' + m.content + eos_token + ' ' }}{% else %}"
+    "{{ m.content + '>' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ ':' }}{% endif %}"
 )
 EOS = 256
 PAIR = {"prompt": "ab", "chosen": " c", "rejected": " de"}
@@ -147,3 +154,62 @@ def test_verdicts_that_are_none(tmp_path):
     path.write_text("prompt,completion,label\nab, c,True\n")
     config = VerdictsConfig(path=str(path), tokenizer="bytes", val_fraction=0.0, seq_len=6)
     assert VerdictsTask(config).train(0)[0]["desirable"] == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, [*b"a c", EOS]),
+        ({"chat_template": TEMPLATE}, [*b"a > c", EOS]),
+        ({"chat_template": UNMARKED}, [*b"a >: c", EOS]),
+    ],
+    ids=["texts", "marked", "unmarked"],
+)
+def test_a_reward_model_reads_what_it_was_trained_on(tmp_path, fields, expected):
+    """The very tokens that pairs were made of, when a model has written the better one; the reward stands at their last."""
+    line = {"prompt": "a ", "chosen": "c" if not fields else " c", "rejected": "d"}
+    pairs = make(tmp_path, [line], seq_len=20, **fields)
+    trained = rows(pairs)
+    task = make(tmp_path, [line], PromptsTask, seq_len=12, answer_column="chosen", **fields)
+    batch = rows(task)
+    targets, weights = batch["targets"], batch["weights"]
+    asked = prompted.prompts(batch["tokens"], weights)
+    if fields:
+        assert asked[0] == pairs.ask("a ")  # with the generation prompt
+    written = [Written(prompted.answers(targets, weights)[0], "end", 0.0)]
+    read = prompted.completed(asked, written, prompted.end_of(targets, weights), 12)
+    size = len(expected)
+    assert read["tokens"][0, :size].tolist() == expected and not read["tokens"][0, size:].any()
+    own = trained["segment_ids"][0] == 1
+    for name in ("tokens", "weights"):
+        np.testing.assert_array_equal(trained[name][0][own], read[name][0, :size], err_msg=name)
+    # A supervised start is taught the same.
+    np.testing.assert_array_equal(batch["targets"], read["targets"])
+    np.testing.assert_array_equal(batch["weights"], read["weights"])
+    assert (batch["input"][0], batch["reference"][0]) == (line["prompt"], line["chosen"])
+
+
+def test_prompts_of_several_messages(tmp_path):
+    line = {"prompt": ["a", "b", "c"], "answer": "d"}
+    batch = rows(make(tmp_path, [line], PromptsTask, chat_template=TEMPLATE, seq_len=12))
+    ids = [*b"a>b", EOS, *b"c>d", EOS]
+    assert batch["tokens"][0].tolist() == [*ids[:-1], *[0] * 5]
+    assert batch["weights"][0].tolist() == [0] * 5 + [1, 1] + [0] * 5
+    assert (batch["input"][0], batch["reference"][0]) == ("a\nb\nc", "d")
+    only = make(tmp_path, [line], PromptsTask, chat_template=TEMPLATE, seq_len=12, answer_column="")
+    assert rows(only)["targets"][0, 5] == EOS and rows(only)["weights"][0].sum() == 1
+
+
+def test_an_answer_without_an_end_can_t_be_written(tmp_path):
+    with pytest.raises(
+        ValueError, match="ends an answer with no special token.*data.chat_template"
+    ):
+        make(tmp_path, [PAIR], PromptsTask, answer_column="chosen", chat_template=ENDLESS)
+    with pytest.raises(ValueError, match="line 1: messages need a chat template"):
+        make(tmp_path, [PAIR | {"prompt": ["ab"]}], PromptsTask, answer_column="chosen")
+    with pytest.raises(
+        ValueError, match="line 1: column 'answer' is int, not text; set data.answer"
+    ):
+        make(tmp_path, [{"prompt": "a", "answer": 5}], PromptsTask)
+    with pytest.raises(ValueError, match="data.tokenizer=chars is made of a text"):
+        PromptsTask(PromptsConfig(path="x.jsonl", tokenizer="chars", chat_template=TEMPLATE))

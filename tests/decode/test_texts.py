@@ -163,6 +163,7 @@ def test_shapes_are_rounded_up_to_powers_of_two_within_the_model():
 def test_compiling_the_first_token_and_the_rest_are_timed_apart(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(timing, "_heard_of", [])
 
     def spend(seconds, compiling):
         now[0] += seconds + compiling

@@ -94,6 +94,12 @@ def test_a_causal_model_answers_prompts_of_any_length():
     """Prompts 0 and 1 0 4 are gone on with to the 3; 4 4 4 4 has room for two tokens of a row of six; -1 is filling."""
     tokens = np.array([[0, 9, 0, 0, 0, 0], [1, 0, 4, 9, 0, 0], [4, 4, 4, 4, 9, 0], [0] * 6])
     weights = np.array([[1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0, 0, 0, 1, 1, 0], [0] * 6])
-    batch = {"tokens": tokens, "weights": weights, "id": np.array([0, 1, 2, -1])}
+    targets = np.array([[9, 3, 0, 0, 0, 0], [0, 0, 9, 3, 0, 0], [0, 0, 0, 9, 3, 0], [0] * 6])
+    batch = {
+        "tokens": tokens,
+        "targets": targets,
+        "weights": weights,
+        "id": np.array([0, 1, 2, -1]),
+    }
     predict = writing(ExactMatch.writes, Successor(), Digits())
     assert predict({}, batch)["texts"] == [" 1 2", " 0 1 2", " 0 1", ""]

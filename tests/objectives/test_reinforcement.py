@@ -38,10 +38,12 @@ def loss(objective, params, batch):
     return sum(c * out.sums[name] / weights[name] for name, c in objective.terms.items()), out
 
 
+def prepared(objective, params, frozen, rollout, size):
+    return objective.experience(rollout | objective.scores(params, frozen, rollout), size)
+
+
 def experience(objective, table=LOG, rollout=ROLLOUT, size=2):
-    return objective.experience(
-        {"table": table}, {"reference": {"table": REFERENCE}}, rollout, size
-    )
+    return prepared(objective, {"table": table}, {"reference": {"table": REFERENCE}}, rollout, size)
 
 
 def test_advantages_of_groups():
@@ -131,7 +133,7 @@ def test_averages():
 def test_before_an_update_grpo_is_the_plain_policy_gradient():
     """The ratio is 1, so the gradient is that of -A log p; and of the KL it is 0 where nothing has moved."""
     objective = GRPO(GRPOConfig(kl_coef=0.1), Table(), reference=Table())
-    batch = objective.experience({"table": LOG}, {"reference": {"table": LOG}}, ROLLOUT, 2)
+    batch = prepared(objective, {"table": LOG}, {"reference": {"table": LOG}}, ROLLOUT, 2)
     one = 0.5 / (math.sqrt(0.5) + 1e-4)
 
     def plain(table):
@@ -178,7 +180,7 @@ def test_ppo_by_hand():
     """The critic says 1/2 behind a 0 and 1/4 behind a 1. Before an update the policy's loss is minus the sum of advantages."""
     objective = ppo(gae_lambda=0.5, whiten=False, kl_coef=0.0, entropy_coef=0.01)
     params = {"table": LOG, "values": jnp.array([0.5, 0.25, 0.0])}
-    batch = objective.experience(params, {"reference": params}, ROLLOUT, 1)
+    batch = prepared(objective, params, {"reference": params}, ROLLOUT, 1)
     # d = (0 + 1/4 - 1/2, 1 - 1/4), A = (-1/4 + 3/8, 3/4); the other completion has reward 0: A = -1/2.
     np.testing.assert_allclose(batch["advantages"], [[0.125, 0.75, 0], [-0.5, 0, 0]], **CLOSE)
     np.testing.assert_allclose(batch["returns"], [[0.625, 1, 0], [0, 0, 0]], **CLOSE)
@@ -193,7 +195,7 @@ def test_ppo_by_hand():
 def test_ppo_takes_the_kl_off_every_token():
     objective = ppo(gae_lambda=1.0, whiten=False, kl_coef=0.5)
     params, other = ({"table": table, "values": jnp.zeros(3)} for table in (LOG, REFERENCE))
-    batch = objective.experience(params, {"reference": other}, ROLLOUT, 1)
+    batch = prepared(objective, params, {"reference": other}, ROLLOUT, 1)
     k1 = np.log([0.25 / 0.4, 0.8 / 0.4, 0.25 / 0.4])
     expected = [[1 - 0.5 * (k1[0] + k1[1]), 1 - 0.5 * k1[1], 0], [-0.5 * k1[2], 0, 0]]
     np.testing.assert_allclose(batch["advantages"], expected, **CLOSE)
@@ -238,7 +240,7 @@ def test_divergences_by_hand():
 def test_on_policy_distillation_is_a_mean_over_completions():
     config = on_policy.Config(teacher="t", divergence="forward_kl")
     objective = on_policy.OnPolicyDistillation(config, Table(), teacher=Table())
-    batch = objective.experience({}, {}, ROLLOUT, 1)
+    batch = prepared(objective, {}, {}, ROLLOUT, 1)
     ctx = LossContext({"teacher": {"table": REFERENCE}}, {}, jnp.int32(0), jax.random.key(0))
     out = objective({"table": LOG}, ctx, batch)
     teacher = np.exp(REFERENCE)

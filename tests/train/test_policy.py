@@ -62,7 +62,10 @@ def test_prompts_and_answers_are_taken_apart():
     tokens, targets = np.array([[1, 2, 3, 4], [5, 6, 0, 0]]), np.array([[2, 3, 4, 9], [6, 9, 0, 0]])
     weights = np.array([[0, 0, 1, 1], [0, 1, 0, 0]])
     assert prompted.prompts(tokens, weights) == [[1, 2, 3], [5, 6]]
-    assert prompted.answers(targets, weights, (9,)) == [[4], []]
+    assert prompted.answers(targets, weights) == [[4], []]
+    assert prompted.end_of(targets, weights) == 9
+    with pytest.raises(ValueError, match=r"end with different tokens \(4, 9, ...\)"):
+        prompted.end_of(targets, np.array([[0, 0, 1, 0], [0, 1, 0, 0]]))
     request = prompted.request([[1, 2, 3], [5, 6]], 8, end_ids=(9,), seeds=(0, 1))
     assert (request.max_tokens, request.max_len) == (6, 8)
     assert request.watch(0, [1] * 5) and not request.watch(1, [1] * 5)
@@ -168,9 +171,10 @@ def test_what_is_learned_from_is_what_was_drawn_whole_or_in_parts():
     builder = parts.step.fn.__self__
     asked = [p for p in prompted.prompts(batch["tokens"], batch["weights"]) for _ in range(2)]
     with in_mesh(parts)[0], in_mesh(parts)[1]:
-        written = builder._write(state, asked, 10, jax.random.key(1))
+        end_id = prompted.end_of(batch["targets"], batch["weights"])
+        written = builder._write(state, asked, 10, end_id, jax.random.key(1))
         rows = builder._rows(
-            builder._completed(asked, written, 10), np.arange(16, dtype=np.float32) % 3
+            prompted.completed(asked, written, end_id, 10), np.arange(16, dtype=np.float32) % 3
         )
         experience = jax.block_until_ready(builder._experience(state, builder.place(rows)))
         found = []
@@ -183,6 +187,51 @@ def test_what_is_learned_from_is_what_was_drawn_whole_or_in_parts():
     np.testing.assert_allclose(totals, [one.score for one in written], rtol=1e-5)
     jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, rtol=1e-4, atol=1e-7), *found)
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(found[0])) > 1e-3
+
+
+def test_models_read_a_rollout_in_parts():
+    """What is learned from does not change, and memory is that of a part."""
+    parts, state, batch = started()
+    builder = parts.step.fn.__self__
+    moved = jax.tree.map(lambda leaf: np.asarray(leaf) + 0.01, state.params)
+    state = jax.device_put(state.replace(params=moved), jax.devices()[0])
+    batch = {name: np.repeat(values, 8, axis=0) for name, values in batch.items()}
+    rollout = builder._rows(batch, np.arange(64, dtype=np.float32) % 3)
+    found, memory = [], []
+    with parallel.one_device():
+        for count in (1, 4):
+            builder.num_micro_batches = count
+            program = jax.jit(lambda *given: builder.experience(*given)).lower(state, rollout)
+            compiled = program.compile()
+            found.append(compiled(state, rollout))
+            memory.append(compiled.memory_analysis().temp_size_in_bytes)
+    jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, rtol=1e-6, atol=1e-6), *found)
+    assert np.abs(found[0]["old_log_probs"] - found[0]["reference_log_probs"]).max() > 1e-3
+    assert len(set(rollout["weights"].sum(1))) > 1
+    assert memory[1] < memory[0] / 2
+
+
+@pytest.mark.parametrize("axis", ["fsdp", pytest.param("data", marks=pytest.mark.slow)])
+def test_every_device_writes_its_share_and_the_same_as_one_device(axis, monkeypatch):
+    parts, state, batch = started(**{"mesh.data": 1, "mesh.fsdp": 1, f"mesh.{axis}": 8})
+    builder, write_on, rows = parts.step.fn.__self__, sampling._write_on, []
+
+    def counted(model, params, cache, *rest):
+        rows.extend(leaf.sharding.shard_shape(leaf.shape)[0] for leaf in jax.tree.leaves(cache))
+        return write_on(model, params, cache, *rest)
+
+    monkeypatch.setattr(sampling, "_write_on", counted)
+    asked = [p for p in prompted.prompts(batch["tokens"], batch["weights"]) for _ in range(2)]
+    given = asked, 10, prompted.end_of(batch["targets"], batch["weights"]), jax.random.key(1)
+    with in_mesh(parts)[0], in_mesh(parts)[1]:
+        written = builder._write(state, *given)
+    assert set(rows) == {16 // 8}
+    with parallel.one_device():
+        alone = builder._write(jax.device_put(state, jax.devices()[0]), *given)
+    assert set(rows) == {16 // 8, 16}
+    assert [(one.tokens, one.finish) for one in written] == [(o.tokens, o.finish) for o in alone]
+    assert len({len(one.tokens) for one in written}) > 1
+    np.testing.assert_allclose([o.score for o in written], [o.score for o in alone], rtol=1e-5)
 
 
 def test_rows_of_several_texts_are_refused():
@@ -240,4 +289,5 @@ def test_resumed_is_uninterrupted(variant, tmp_path, run_cli):
     )
     assert whole["state_sha256"] == cut["state_sha256"]
     assert whole["val_exact_match"] == cut["val_exact_match"]
+    assert 0 < whole["compile_seconds"] < whole["wall_seconds"]
     assert (tmp_path / "whole" / "plots" / "metrics.png").exists()

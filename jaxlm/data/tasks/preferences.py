@@ -8,13 +8,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from jaxlm.data import chat_templates, conversations, prompts, reading, records, special_tokens
+from jaxlm.data import records
+from jaxlm.data.completions import Completed, Completions, given
 from jaxlm.data.tasks.chat import packed, show_segment
 from jaxlm.data.tasks.records import RecordConfig, RecordTask, Split
 
 _log = logging.getLogger(__name__)
 SIDES = ("chosen", "rejected")
 """Of a line, in the order of a row's segments."""
+NOTHING = Completed([], 0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +64,7 @@ class PreferencesTask(RecordTask):
 
     def __init__(self, config: PreferencesConfig):
         """Raises ValueError for a template that does not say which tokens are the assistant's, or data that can't be used."""
-        tokenizer = conversations.open_tokenizer(config.tokenizer, config.chat_template)
-        special_tokens.require_eos(tokenizer, config.tokenizer)
-        self.reader = None
-        if chat_templates.of(tokenizer) is not None:
-            self.reader = conversations.Reader(tokenizer)
-        self._encoder = tokenizer
+        self.completions = Completions(config.tokenizer, config.chat_template)
         super().__init__(config)
 
     def parse(self, row: records.Row, where: str) -> records.Record:
@@ -97,7 +94,9 @@ class PreferencesTask(RecordTask):
         numbers: dict[str, Any] = {"starts": [], "num_bytes": [0]}
         for name, value in zip(SIDES, sides, strict=True):
             try:
-                ids, start, num_bytes = self._text(prompt, value)
+                ids, start, num_bytes = (
+                    NOTHING if value is None else self.completions.read(prompt, value)
+                )
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
             numbers[name] = ids
@@ -105,39 +104,10 @@ class PreferencesTask(RecordTask):
             numbers["num_bytes"][0] += num_bytes
         return records.Record((), numbers=numbers)
 
-    def _text(self, prompt: Any, completion: Any) -> tuple[list[int] | np.ndarray, int, int]:
-        """Tokens of prompt and completion, where the latter begins, and its UTF-8 bytes."""
-        if completion is None:
-            return [], 0, 0
-        if self.reader is None:
-            return self._plain(prompt, completion)
-        messages = [] if prompt == [] else conversations.messages_of(prompt)
-        messages += conversations.messages_of(completion, conversations.ASSISTANT)
-        if messages[-1]["role"] != conversations.ASSISTANT or len(messages) < 2:
-            raise ValueError("a completion must be the assistant's answer to something")
-        read = self.reader.read(messages)
-        roles = [message["role"] for message in messages[1:]]
-        if len(read.answers) < roles.count(conversations.ASSISTANT):
-            raise ValueError("an answer is empty, and the chat template writes no end behind it")
-        start, stop = read.answers[-1]
-        return read.ids[:stop], start, len(messages[-1]["content"].encode())
-
-    def _plain(self, prompt: Any, completion: Any) -> tuple[list[int], int, int]:
-        if not (isinstance(prompt, str) and isinstance(completion, str)):
-            raise ValueError(
-                "messages need a chat template, and the tokenizer has none: give one by data.chat_template=FILE"
-            )
-        encode, eos_id = self._encoder.encode, self._encoder.eos_id
-        if prompt.strip():
-            before, own = prompts.encode_pair(encode, prompt, completion)
-        else:
-            before, own = [eos_id], encode(prompt + completion).tolist()
-        return [*before, *own, eos_id], len(before), len(completion.encode())
-
     def kind(self) -> list[Any]:
         config = self.config
         columns = [config.prompt_column, config.chosen_column, config.rejected_column]
-        return ["preferences", 1, *columns, *conversations.identity(self._encoder)]
+        return ["preferences", 1, *columns, *self.completions.identity()]
 
     def columns(self, ids: list[np.ndarray], labels: list[int]) -> dict[str, Any]:
         return {}
@@ -148,11 +118,11 @@ class PreferencesTask(RecordTask):
         Raises:
           ValueError: no length.
         """
-        self.tokenizer = self._encoder  # with the template
+        self.tokenizer = self.completions.tokenizer  # with the template
         if not self.config.seq_len:
             raise ValueError("data.seq_len=0 and the model has no max_len: give a row's length")
-        if self.reader is not None:
-            _log.info("prompts are what the user says, by %s", self.reader.template.where)
+        if (reader := self.completions.reader) is not None:
+            _log.info("prompts are what the user says, by %s", reader.template.where)
         self.choose()
 
     def choose(self) -> None:
@@ -214,9 +184,7 @@ class PreferencesTask(RecordTask):
 
     def ask(self, text: str) -> list[int]:
         """What a model is given to complete a prompt."""
-        if self.reader is None:
-            return self.tokenizer.encode(text).tolist()
-        return self.reader.prompt(conversations.messages_of(text))
+        return self.completions.ask(text)
 
     def show_example(
         self, example: dict[str, np.ndarray], predicted: np.ndarray | None
@@ -227,11 +195,3 @@ class PreferencesTask(RecordTask):
             if (example["segment_ids"] == segment).any():
                 lines += show_segment(self.tokenizer, example, segment, side)
         return lines
-
-
-def given(row: dict[str, Any], column: str, where: str, option: str) -> Any:
-    """The entry of a line, which must not be null; raises ValueError as reading.record_column."""
-    value = reading.record_column(row, column, where, option)
-    if value is None:
-        raise ValueError(f"{where}: column {column!r} is null: expected a text or messages")
-    return value

@@ -9,7 +9,8 @@ import numpy as np
 
 from jaxlm.core.types import TaskInfo
 from jaxlm.data import records
-from jaxlm.data.tasks.preferences import SIDES, PreferencesConfig, PreferencesTask, given
+from jaxlm.data.completions import given
+from jaxlm.data.tasks.preferences import SIDES, PreferencesConfig, PreferencesTask
 
 LABELS = {1: 0, "1": 0, "true": 0, 0: 1, "0": 1, "false": 1}
 """What a label may be (True is 1, False is 0) -> the side that its completion is on."""

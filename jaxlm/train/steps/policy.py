@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -19,7 +18,7 @@ import numpy as np
 from jaxlm import registry
 from jaxlm.core import randomness
 from jaxlm.core.types import Array, Batch, Objective, PyTree, Step, Tokenizer, TrainState
-from jaxlm.decode import prompted
+from jaxlm.decode import prompted, timing
 from jaxlm.decode.host import fetch
 from jaxlm.decode.sampling import Sampling
 from jaxlm.decode.stopping import text_of
@@ -78,8 +77,8 @@ class Policy(gradient.Gradient):
     """Builds the step: host code, whose pieces are compiled.
 
     The batch is rows of prompt and answer as for a supervised start (decode/prompted.py): the answer is the reference that a rule
-    is given. `state.step` counts batches; schedule and averages count updates. An update without finite loss or gradient
-    changes nothing.
+    is given, and what ends it ends a completion. `state.step` counts batches; schedule and averages count updates. An update
+    without finite loss or gradient changes nothing.
     """
 
     Config = Config
@@ -117,7 +116,6 @@ class Policy(gradient.Gradient):
             )
         self.reward = config.reward and registry.lookup(REWARDS, config.reward, "step.reward")
         self.tokenizer, self.mesh = tokenizer, mesh
-        self.end_ids = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
         self.place = parallel.whole_placer(mesh)
         self._experience = jax.jit(self.experience)
         self._update: Any = None
@@ -138,6 +136,8 @@ class Policy(gradient.Gradient):
             state, row = self._update(state, experience, np.int32(index))
             rows.append(row)
         found = _mean(rows) if len(rows) > 1 else rows[0]
+        if "rewards" in experience and self.objective.rewards_itself:
+            shown |= _reward(fetch(experience["rewards"]))  # the reward model's with them
         return state, found | shown | {"lr": rows[-1]["lr"], "finite": found["finite"] == 1}
 
     def shapes(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
@@ -165,10 +165,17 @@ class Policy(gradient.Gradient):
         return self.update(state, self.experience(state, rollout), jnp.int32(0))
 
     def experience(self, state: TrainState, rollout: Batch) -> dict[str, Array]:
-        """A rollout with what the objective adds before the first update."""
+        """A rollout with what the objective adds before the first update; models read as many rows at once as an update does."""
         params = self.tuning.merge(state.params, state.frozen.get("base", {}))
         frozen = gradient.others(self.objective, state.frozen)
-        return self.objective.experience(params, frozen, rollout, self.config.num_completions)
+        count = self.config.num_minibatches * self.num_micro_batches
+        # As an update's rows: every device keeps its own.
+        parts = jax.tree.map(
+            lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), rollout
+        )
+        found = jax.lax.map(lambda part: self.objective.scores(params, frozen, part), parts)
+        scores = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), found)
+        return self.objective.experience(rollout | scores, self.config.num_completions)
 
     def update(
         self, state: TrainState, experience: Batch, index: Array
@@ -199,10 +206,12 @@ class Policy(gradient.Gradient):
         if share < 1 and float(jax.random.uniform(jax.random.fold_in(key, 1))) >= share:
             rewards = np.zeros(len(batch["tokens"]), np.float32)
             return self._rows(batch, rewards), {}
-        begin = time.perf_counter()
+        begin = timing.now()
+        length = batch["tokens"].shape[1]
         asked = prompted.prompts(batch["tokens"], batch["weights"])
-        written = self._write(state, asked, batch["tokens"].shape[1], key)
-        seconds = time.perf_counter() - begin
+        end_id = prompted.end_of(batch["targets"], batch["weights"])
+        written = self._write(state, asked, length, end_id, key)
+        seconds = timing.now() - begin
         rewards, shown = self._judged(batch, asked, written)
         num_tokens = sum(len(one.tokens) + (one.finish == "end") for one in written)
         shown |= {
@@ -211,7 +220,7 @@ class Policy(gradient.Gradient):
             "rollout_seconds": seconds,
             "written_per_second": num_tokens / seconds,
         }
-        return self._rows(self._completed(asked, written, batch["tokens"].shape[1]), rewards), shown
+        return self._rows(prompted.completed(asked, written, end_id, length), rewards), shown
 
     def _rows(self, rows: dict[str, np.ndarray], rewards: np.ndarray) -> dict[str, np.ndarray]:
         kept = {name: rows[name] for name in ROW}
@@ -219,7 +228,7 @@ class Policy(gradient.Gradient):
         return kept | {"temperature": temperature, "rewards": rewards}
 
     def _write(
-        self, state: TrainState, asked: Sequence[list[int]], length: int, key: Array
+        self, state: TrainState, asked: Sequence[list[int]], length: int, end_id: int, key: Array
     ) -> list[Written]:
         """A completion of each prompt; as many at once as a micro-batch's prompts have."""
         params = self.tuning.merge(state.params, state.frozen.get("base", {}))
@@ -231,7 +240,7 @@ class Policy(gradient.Gradient):
             request = prompted.request(
                 asked[part],
                 length,
-                end_ids=self.end_ids,
+                end_ids=(end_id,),
                 seeds=seeds[part],
                 max_tokens=self.config.max_tokens,
             )
@@ -246,7 +255,7 @@ class Policy(gradient.Gradient):
         Raises:
           ValueError: it gave something else than a finite number.
         """
-        right = prompted.answers(batch["targets"], batch["weights"], self.end_ids)
+        right = prompted.answers(batch["targets"], batch["weights"])
         texts = [
             (
                 self.tokenizer.decode(prompt),
@@ -263,22 +272,12 @@ class Policy(gradient.Gradient):
             raise ValueError(
                 f"step.reward={self.config.reward} must give a finite number for every text"
             )
-        return rewards, shown | {
-            "reward": float(rewards.mean()),
-            "reward_std": float(rewards.std()),
-        }
+        return rewards, shown | _reward(rewards)
 
-    def _completed(
-        self, asked: Sequence[list[int]], written: Sequence[Written], length: int
-    ) -> dict[str, np.ndarray]:
-        """Prompt and completion as rows of the data's form; the last token, which is no input there, is for a reward model."""
-        tokens, targets = (np.zeros((len(asked), length), np.int32) for _ in range(2))
-        weights = np.zeros((len(asked), length), np.float32)
-        for row, (prompt, one) in enumerate(zip(asked, written, strict=True)):
-            ids = [*prompt, *one.tokens, *(self.end_ids if one.finish == "end" else ())]
-            tokens[row, : len(ids)], targets[row, : len(ids) - 1] = ids, ids[1:]
-            weights[row, len(prompt) - 1 : len(ids) - 1] = 1.0
-        return {"tokens": tokens, "targets": targets, "weights": weights}
+
+def _reward(rewards: np.ndarray) -> dict[str, float]:
+    """What the log shows of a rollout's."""
+    return {"reward": float(rewards.mean()), "reward_std": float(rewards.std())}
 
 
 @jax.jit
