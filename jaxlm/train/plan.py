@@ -154,7 +154,7 @@ def make(cfg: Any, parts: Any, batch: Any) -> Plan:
     lines = [
         f"device     {devices.device_name()} | mesh {mesh} | compute {_dtype(cfg)}, parameters float32 | attention {attention(parts.model, batch)}",
         f"model      {type(parts.model).__name__}, {found.num_params:,} parameters{active(parts.model, params)} | {flops:.4g} training FLOPs a token ({formula})",
-        *trains(parts.tuning, found.num_trained, found.num_params),
+        *trains(parts.tuning, found, cfg.init_from),
         *experts(parts.model),
         *_steps(cfg, parts, found, row(parts.model, lengths)),
         *_fits(cfg, parts, found),
@@ -233,14 +233,14 @@ def attention(model: Any, batch: Any) -> str:
     return "{} ({})".format(*chosen(tuple(batch))) if chosen else "the model's own"
 
 
-def trains(tuning: Any, num_trained: int, count: int) -> list[str]:
+def trains(tuning: Any, plan: Plan, init_from: str) -> list[str]:
     """A line on what trains, where that is not everything."""
     said = tuning.describe()
     if not said:
         return []
-    return [
-        f"trains     {num_trained:,} of {count:,} parameters ({num_trained / count:.2%}): {said}"
-    ]
+    share = f"{plan.num_trained:,} of {plan.num_params:,} parameters ({plan.num_trained / plan.num_params:.2%})"
+    random = "" if init_from else "; the rest stays as it was drawn at random: init_from is empty"
+    return [f"trains     {share}: {said}{random}"]
 
 
 def experts(model: Any) -> list[str]:

@@ -216,6 +216,13 @@ def test_a_source_counts_as_well_as_what_is_written_from_it():
 
 
 def test_the_plan_names_micro_batches_where_there_are_several():
+    some = SimpleNamespace(num_trained=5, num_params=1000)
+    tuning = SimpleNamespace(describe=lambda: "adapters")
+    line = "trains     5 of 1,000 parameters (0.50%): adapters"
+    assert plan.trains(tuning, some, "bert") == [line]
+    noise = "; the rest stays as it was drawn at random: init_from is empty"
+    assert plan.trains(tuning, some, "") == [line + noise]
+    assert plan.trains(SimpleNamespace(describe=lambda: ""), some, "") == []
     assert plan.micro_batches(16, 16) == ""
     assert plan.micro_batches(16, 8) == ", 2 micro-batches of 8"
     assert plan.micro_batches(16, 1) == ", 16 micro-batches of 1"
