@@ -234,6 +234,8 @@ class LanguageModel:
     ) -> list[Likelihood]:
         """How likely whole texts are, every token scored once, as `eval.likelihood.rolling` says.
 
+        A source ends as in training; with weights from elsewhere it does not, as in lm_eval.
+
         Args:
           texts: texts, or token ids.
           max_len: positions to use of those that the model can hold; None: all.
@@ -246,6 +248,7 @@ class LanguageModel:
             max_len=self._positions(max_len),
             prefix_id=self.reader.begin() if prefix_id is None else prefix_id,
             context=context,
+            end=() if self.reader.template else self.reader.end,
             batch_size=batch_size,
             on_result=on_result,
         )

@@ -58,10 +58,19 @@ def key() -> jax.Array:
     return jax.random.key(0)
 
 
+@pytest.fixture
+def quick_compiling():
+    """Two steps are worth no optimising."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def _cli_env() -> dict[str, str]:
     return os.environ | {
         "XLA_FLAGS": _other_flags.strip(),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")])),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # a few steps are worth no optimising
         "NO_COLOR": "1",
         "COLUMNS": "200",
     }

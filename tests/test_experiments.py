@@ -208,14 +208,6 @@ SHOWN |= {"mixture": "predict", "prompts": "prediction "}
 """Kind of data -> what its samples say."""
 
 
-@pytest.fixture
-def quick_compiling():
-    """Two steps are worth no optimising."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 LIKE_ANOTHER = (
     "closed_book_qa",
     "embed",

@@ -347,7 +347,7 @@ def test_a_trained_model_fills_what_was_there(tmp_path):
         "data", "fim_text", path=str(tmp_path / "text.txt"), tokenizer="chars", fim_rate=0.9
     )
     cfg.optim = config.section("optim", "adamw", learning_rate=3e-3, warmup_steps=20)
-    cfg.batch_size, cfg.num_steps, cfg.sample_every = 32, 400, 0
+    cfg.batch_size, cfg.num_steps, cfg.sample_every = 32, 800, 0
     jaxlm.run(cfg, tmp_path / "run")
     lm = jaxlm.load(tmp_path / "run")
     texts = ["bcdef[MASK]klmno", "tuvwxyzab[MASK]fg", "op[MASK]uvwxyz", "qrs[MASK]tuv"]

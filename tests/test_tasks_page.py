@@ -47,7 +47,7 @@ def commands():
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch, quick_compiling):
     """Models of a few numbers, and a file of each form."""
     monkeypatch.chdir(tmp_path)
     sizes = {"num_layers": "6", "d_model": "16", "num_heads": "2", "max_len": "512"}

@@ -96,18 +96,18 @@ def rolling(
     max_len: int,
     prefix_id: int,
     context: int = 1,
+    end: Sequence[int] = (),
     batch_size: int = 8,
     on_result: Callable[[int, Likelihood], None] | None = None,
 ) -> list[Likelihood]:
     """The log-probability of whole texts, every token scored once, in `windows` of the positions that the model can hold.
-
-    For an encoder-decoder what stands before a window is its source, without a token that ends it, as in lm_eval.
 
     Args:
       model, params, max_len, batch_size: as in `loglikelihoods`; the windows of all texts are its pairs.
       texts: ids; an empty text has likelihood 1.
       prefix_id: what stands before the first token.
       context: tokens that each is given at least, once a text is that long: the stride is max_len - context + 1.
+      end: ids that end what is given, of an encoder-decoder, for which that is a source.
       on_result: called with a text's number and its result once its last window is scored.
 
     Returns:
@@ -140,7 +140,7 @@ def rolling(
     for number, parts in enumerate(cut):
         if not parts:
             finish(number)
-    pairs = [part for parts in cut for part in parts]
+    pairs = [([*given, *end], part) for parts in cut for given, part in parts]
     loglikelihoods(model, params, pairs, max_len=max_len, batch_size=batch_size, on_result=add)
     return found
 
