@@ -12,7 +12,6 @@ import json
 import re
 from pathlib import Path
 
-import jax
 import pytest
 
 import jaxlm
