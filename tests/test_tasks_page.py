@@ -25,6 +25,7 @@ SHRINK = [
 ]  # fmt: skip
 FEW = "eval_examples=8"
 OF_ONE = {
+    "experiments/distil_classify.py": ["init_layers=(1,)"],  # BERT has two
     # A token of CHAT_MODEL is little more than a character.
     "experiments/dpo.py": ["data.seq_len=512", f"data.{FEW}"],
     "experiments/dpo.py:reward": ["data.seq_len=512", f"data.{FEW}"],
@@ -50,12 +51,13 @@ def commands():
 def folder(tmp_path, monkeypatch, quick_compiling):
     """Models of a few numbers, and a file of each form."""
     monkeypatch.chdir(tmp_path)
-    sizes = {"num_layers": "6", "d_model": "16", "num_heads": "2", "max_len": "512"}
+    sizes = {"num_layers": "2", "d_model": "16", "num_heads": "2", "max_len": "512"}
     overrides = {f"model.{name}": value for name, value in sizes.items()}
     overrides |= {
         "num_steps": "1",
         "batch_size": "8",
         "data.eval_examples": "8",
+        "data.tokenizer": "bpe:300",
         "sample_tokens": "0",
     }
     api.run(config.load(str(REPO / "experiments/bert_base.py"), overrides), tmp_path / "BERT")
