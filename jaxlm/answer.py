@@ -21,22 +21,10 @@ from jaxlm import cli, retrieve
 def main(argv: list[str] | None = None) -> int:
     """The exit code: 0, or 2 for something that the user can change."""
     parser = cli.Parser("jaxlm.answer", "Answer questions from documents, with their sources.")
-    parser.add_argument("--index", required=True, metavar="DIR", help="of jaxlm.retrieve build")
     parser.add_argument(
         "--reader", required=True, metavar="PATH", help="a chat model, or a run trained on spans"
     )
-    parser.add_argument(
-        "--question",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="again and again; else stdin",
-    )
-    parser.add_argument("--k", type=int, default=3, help="passages that are read; default 3")
-    parser.add_argument("--method", default="", help="bm25, dense or hybrid; default: all there is")
-    parser.add_argument(
-        "--encoder", metavar="PATH", help="where the index's encoder is, if it was moved"
-    )
+    retrieve.add_search_options(parser, k=3)
     parser.add_argument(
         "--max_tokens", type=int, default=64, help="of an answer that is written; default 64"
     )

@@ -56,7 +56,13 @@ def _build_parser() -> cli.Parser:
 
 def _search_parser() -> cli.Parser:
     parser = cli.Parser("jaxlm.retrieve search", "Search an index.")
-    parser.add_argument("--index", required=True, metavar="DIR")
+    add_search_options(parser, k=5)
+    return parser
+
+
+def add_search_options(parser: cli.Parser, k: int) -> None:
+    """Which index is asked what, and how; `k` passages a question where nothing else is said."""
+    parser.add_argument("--index", required=True, metavar="DIR", help="of jaxlm.retrieve build")
     parser.add_argument(
         "--question",
         action="append",
@@ -64,12 +70,11 @@ def _search_parser() -> cli.Parser:
         metavar="TEXT",
         help="again and again; else stdin",
     )
-    parser.add_argument("--k", type=int, default=5, help="passages a question; default 5")
+    parser.add_argument("--k", type=int, default=k, help=f"passages a question; default {k}")
     parser.add_argument("--method", default="", help="bm25, dense or hybrid; default: all there is")
     parser.add_argument(
         "--encoder", metavar="PATH", help="where the index's encoder is, if it was moved"
     )
-    return parser
 
 
 def _build(options: argparse.Namespace) -> None:

@@ -204,18 +204,7 @@ def _bins(answers: Answers) -> np.ndarray:
 def tables(answers: Answers, labels: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """`classes` (None where nothing is to be divided by), `confusion`, and `calibration` where confidences are known."""
     counts = class_counts(answers.predictions, answers.targets, answers.weights, len(labels))
-    hits, predicted, true = np.split(counts.sum(0), 3)
-    columns = {
-        "precision": divide(hits, predicted, np.nan),
-        "recall": divide(hits, true, np.nan),
-        "f1": divide(2 * hits, predicted + true, np.nan),
-        "predicted": predicted,
-        "true": true,
-    }
-    classes = [
-        {"class": label} | {name: _known(values[number]) for name, values in columns.items()}
-        for number, label in enumerate(labels)
-    ]
+    classes = class_lines(counts.sum(0), labels)
     size = len(labels)
     pairs = (answers.targets * size + answers.predictions).ravel()
     table = np.bincount(pairs, answers.weights.ravel(), minlength=size**2).reshape(size, size)
@@ -238,6 +227,26 @@ def tables(answers: Answers, labels: Sequence[str]) -> dict[str, list[dict[str, 
             for number, (count, sure, right) in enumerate(parts)
         ]
     return found
+
+
+def class_lines(counts: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """A line for each label; None where nothing is to be divided by.
+
+    Args:
+      counts: how often each label was hit, then predicted, then true, float64 [3 C].
+    """
+    hits, predicted, true = np.split(counts, 3)
+    columns = {
+        "precision": divide(hits, predicted, np.nan),
+        "recall": divide(hits, true, np.nan),
+        "f1": divide(2 * hits, predicted + true, np.nan),
+        "predicted": predicted,
+        "true": true,
+    }
+    return [
+        {"class": label} | {name: _known(values[number]) for name, values in columns.items()}
+        for number, label in enumerate(labels)
+    ]
 
 
 def _known(value: float) -> float | None:

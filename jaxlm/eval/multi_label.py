@@ -11,7 +11,7 @@ import numpy as np
 from jaxlm import registry
 from jaxlm.core.types import Array, Batch, ModelOutput, TaskInfo
 from jaxlm.eval import Row, Scores
-from jaxlm.eval.finish import divide
+from jaxlm.eval.classification import class_lines
 from jaxlm.eval.metric import collect, input_text, make_row, version
 
 
@@ -61,7 +61,8 @@ class MultiLabel:
             for row in range(len(right))
         ]
         found = rows(predicted, true, arrays["nll"], self.signature)
-        return Scores(found, examples, {"classes": classes(predicted, true, self.labels)})
+        classes = class_lines(label_counts(predicted, true).sum(0), self.labels)
+        return Scores(found, examples, {"classes": classes})
 
     def _names(self, there: np.ndarray) -> list[str]:
         return [name for name, one in zip(self.labels, there, strict=True) if one]
@@ -72,7 +73,7 @@ def rows(
 ) -> list[Row]:
     """Scores of sets of labels, bool [N, C], and of their probabilities."""
     metrics = registry.need("sklearn.metrics", "eval")
-    counts = _counts(predicted_NC, true_NC)
+    counts = label_counts(predicted_NC, true_NC)
     sums = counts.reshape(len(counts), 3, -1).sum(2)
     seen = np.flatnonzero((predicted_NC | true_NC).any(0))
     ones = np.ones(len(counts))
@@ -108,28 +109,6 @@ def rows(
     return [*found, make_row("loss", nats, unit="nats/label", finish="ratio", signature=about)]
 
 
-def classes(
-    predicted_NC: np.ndarray, true_NC: np.ndarray, labels: tuple[str, ...]
-) -> list[dict[str, Any]]:
-    """A line for each label; None where nothing is to be divided by."""
-    hits, predicted, true = np.split(_counts(predicted_NC, true_NC).sum(0), 3)
-    columns = {
-        "precision": divide(hits, predicted, np.nan),
-        "recall": divide(hits, true, np.nan),
-        "f1": divide(2 * hits, predicted + true, np.nan),
-        "predicted": predicted,
-        "true": true,
-    }
-    return [
-        {"class": label}
-        | {
-            name: None if np.isnan(values[number]) else float(values[number])
-            for name, values in columns.items()
-        }
-        for number, label in enumerate(labels)
-    ]
-
-
-def _counts(predicted_NC: np.ndarray, true_NC: np.ndarray) -> np.ndarray:
+def label_counts(predicted_NC: np.ndarray, true_NC: np.ndarray) -> np.ndarray:
     """Of every text which labels were hit, predicted and true, float64 [N, 3 C]."""
     return np.concatenate([predicted_NC & true_NC, predicted_NC, true_NC], 1).astype(np.float64)

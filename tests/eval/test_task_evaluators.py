@@ -10,6 +10,7 @@ from jaxlm.data.tasks.answer_spans import Window
 from jaxlm.data.tokenizers import BytesTokenizer
 from jaxlm.eval import bootstrap, multi_label, regression, spans
 from jaxlm.eval.choices import Choices
+from jaxlm.eval.classification import class_lines
 from jaxlm.eval.finish import FINISH
 from jaxlm.eval.multi_label import MultiLabel
 from jaxlm.eval.perplexity import Perplexity
@@ -144,7 +145,7 @@ def test_sets_of_labels_are_scikit_learns():
         assert found[f"{average}_f1"] == pytest.approx(expected, rel=1e-12)
     assert found["subset_accuracy"] == metrics.accuracy_score(true, predicted)
     assert found["loss"] == pytest.approx(nll.mean())
-    table = multi_label.classes(predicted, true, tuple("abcdef"))
+    table = class_lines(multi_label.label_counts(predicted, true).sum(0), "abcdef")
     assert table[5] == {
         "class": "f", "precision": None, "recall": None, "f1": None, "predicted": 0, "true": 0,
     }  # fmt: skip
