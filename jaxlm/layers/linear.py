@@ -75,3 +75,31 @@ class Head(nn.Module):
 def as_row(vector: Array, like: Array) -> Array:
     """A vector shaped to broadcast over `like`'s last axis, its rank spelled out."""
     return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
+
+
+@jax.custom_vjp
+def times_row(x: Array, vector: Array) -> Array:
+    """x times a vector over its last axis.
+
+    On a CPU the vector's gradient is a product with ones: of a batch of one row, the sum that XLA fuses with what it is of
+    took six to thirty times as long (1,024 x 256 numbers).
+    """
+    return x * as_row(vector, x)
+
+
+def _times_row(x, vector):
+    return times_row(x, vector), (x, vector)
+
+
+def _times_row_back(kept, grad):
+    x, vector = kept
+    products = x * grad
+    if jax.default_backend() == "cpu":
+        rows = products.reshape(-1, x.shape[-1])
+        of_vector = jnp.matmul(jnp.ones((1, rows.shape[0]), rows.dtype), rows)[0]
+    else:
+        of_vector = jnp.sum(products, axis=tuple(range(x.ndim - 1)))
+    return grad * as_row(vector, grad), of_vector
+
+
+times_row.defvjp(_times_row, _times_row_back)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.core.types import Array
-from jaxlm.layers.linear import as_row, named
+from jaxlm.layers.linear import as_row, named, times_row
 
 
 class RMSNorm(nn.Module):
@@ -23,7 +23,7 @@ class RMSNorm(nn.Module):
         y = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
         if self.gains:
             scale = self.param("scale", named(nn.initializers.ones, self.axis), (x.shape[-1],))
-            y = y * as_row(scale, x)
+            y = times_row(y, scale)
         return y.astype(x.dtype)
 
 
@@ -40,7 +40,7 @@ class LayerNorm(nn.Module):
         wide = x.astype(jnp.float32)
         centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
         inverse = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.eps)
-        y = centred * inverse * as_row(scale, x)
+        y = times_row(centred * inverse, scale)
         if self.bias:
             y = y + as_row(
                 self.param("bias", named(nn.initializers.zeros, self.axis), scale.shape), x

@@ -14,6 +14,7 @@ from jaxlm.layers.attention import Attention
 from jaxlm.layers.attention_backends import BACKENDS, Spec
 from jaxlm.layers.linear import Initializer
 from jaxlm.layers.mlp import ACTIVATIONS, GATED, MLP
+from jaxlm.layers.model_config import DTYPES, ModelConfig
 from jaxlm.layers.norm import NORMS
 
 REMATS = {
@@ -24,7 +25,7 @@ REMATS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class TransformerConfig:
+class TransformerConfig(ModelConfig):
     """The shape of a stack; a model's config adds its own fields, and makes fields of the class variables it offers."""
 
     inits: ClassVar[tuple[str, ...]] = ("gpt2", "normal", "zero_out")
@@ -67,7 +68,7 @@ class TransformerConfig:
             init=self.inits,
             remat=tuple(REMATS),
             attention=BACKENDS,
-            dtype=("auto", "float32", "bfloat16"),
+            dtype=DTYPES,
         )
         sizes = ("vocab_multiple", "num_layers", "d_model", "num_heads", "max_len")
         derived = ("num_kv_heads", "head_dim", "d_ff")
@@ -84,27 +85,7 @@ class TransformerConfig:
             raise ValueError(
                 f"model.num_heads={self.num_heads} must be a multiple of model.num_kv_heads={self.kv_heads}"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout={self.dropout} must be in [0, 1)")
-
-    def check_choices(self, **accepted: tuple[str, ...]) -> None:
-        """Raise if a field has none of its accepted values."""
-        for name, values in accepted.items():
-            if getattr(self, name) not in values:
-                raise ValueError(
-                    f"model.{name}={getattr(self, name)!r}: accepted are {', '.join(values)}"
-                )
-
-    def check_least(self, **least: float) -> None:
-        """Raise if a field is below its least value; None is another field's to say."""
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if value is not None and not value >= bound:
-                raise ValueError(f"model.{name}={value} must be at least {bound}")
-
-    @property
-    def vocab_rows(self) -> int:
-        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
+        self.check_rates("dropout")
 
     @property
     def kv_heads(self) -> int:
@@ -119,13 +100,6 @@ class TransformerConfig:
         if self.d_ff is not None:
             return self.d_ff
         return -(-8 * self.d_model // (3 * 64)) * 64 if self.mlp in GATED else 4 * self.d_model
-
-    @property
-    def compute_dtype(self) -> str:
-        """`dtype`, with auto decided by the default device."""
-        if self.dtype != "auto":
-            return self.dtype
-        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
     def initializers(self) -> tuple[Initializer, Initializer, Initializer]:
         """Of kernels, of query projections, and of kernels that write to the residual stream.
