@@ -79,7 +79,7 @@ class Gradient:
             step=jnp.zeros((), jnp.int32),
             params=boxed,
             frozen={"base": base} if base else {},
-            vars={},
+            vars=carried_rows(self.model, params, batch),
             opt_state=self.tx.init(params),
             ema=jax.tree.map(jnp.copy, params) if self.config.ema_decay else {},
             key=jax.random.key_data(root),
@@ -107,31 +107,37 @@ class Gradient:
             return out, grads, value
         count = self.num_micro_batches
         # Row r goes to micro-batch r % count, so that every device keeps its rows.
-        parts = jax.tree.map(
-            lambda x: jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1), batch
+        rows = {name: tree for name, tree in state.vars.items() if name == "rows"}
+        shared = {name: tree for name, tree in state.vars.items() if name != "rows"}
+        parts, rows = jax.tree.map(
+            lambda x: jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1),
+            (batch, rows),
         )
 
         def body(carry, part):
-            value, grads, sums, report, variables = carry
-            micro_batch, index = part
-            (more, out), more_grads = gradient(state.params, micro_batch, index, variables)
+            value, grads, sums, report, shared = carry
+            micro_batch, rows, index = part
+            (more, out), more_grads = gradient(state.params, micro_batch, index, shared | rows)
             grads, sums, report = metrics.merge(
                 (grads, sums, report), (more_grads, out.sums, out.report)
             )
-            return (value + more, grads, sums, report, out.vars), None
+            rows = {name: out.vars[name] for name in rows}
+            shared = {name: out.vars[name] for name in shared}
+            return (value + more, grads, sums, report, shared), rows
 
-        first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(gradient, state.params, first, jnp.int32(0), state.vars)
+        first, first_rows = jax.tree.map(lambda x: x[0], (parts, rows))
+        shapes = jax.eval_shape(gradient, state.params, first, jnp.int32(0), shared | first_rows)
         (value_shape, out_shape), grads_shape = shapes
         zeros = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype),
             (value_shape, grads_shape, out_shape.sums, out_shape.report),
         )
-        carry, _ = jax.lax.scan(
-            body, (*zeros, state.vars), (parts, jnp.arange(count, dtype=jnp.int32))
+        carry, rows = jax.lax.scan(
+            body, (*zeros, shared), (parts, rows, jnp.arange(count, dtype=jnp.int32))
         )
-        value, grads, sums, report, variables = carry
-        return LossOut(sums, report, variables), grads, value
+        value, grads, sums, report, shared = carry
+        rows = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), rows)
+        return LossOut(sums, report, shared | rows), grads, value
 
     def _scales(self, batch: Batch) -> dict[str, Array]:
         """coef_k / W_k, 0 where nothing is weighed."""
@@ -193,6 +199,17 @@ def fresh(model: Any, key: Array, batch: Batch) -> PyTree:
         for name, shape in shapes.items()
     }
     return model.init(key, **inputs)["params"]
+
+
+def carried_rows(model: Any, params: PyTree, batch: Batch) -> PyTree:
+    """Of data whose rows go on where those before ended: the state that every row begins with, split as the batch is."""
+    if "continues" not in batch:
+        return {}
+    carry = model.init_cache(params, batch["continues"].shape[0], 0)
+    boxed = jax.tree.map(
+        lambda x: nn.LogicallyPartitioned(x, ("batch", *(None,) * (x.ndim - 1))), carry
+    )
+    return {"rows": {"carry": boxed}}
 
 
 def others(objective: Objective, frozen: PyTree) -> dict[str, PyTree]:
