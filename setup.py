@@ -82,7 +82,15 @@ setup(
             "safetensors>=0.7",
             "setuptools>=77",
         ],
-        "parity": ["accelerate>=1.12", "peft>=0.19", "torch>=2.10", "transformers>=5", "trl>=1.0"],
+        "parity": [
+            "accelerate>=1.12",
+            "gensim>=4.4",
+            "hmmlearn>=0.3.3",
+            "peft>=0.19",
+            "torch>=2.10",
+            "transformers>=5",
+            "trl>=1.0",
+        ],
         "docs": ["ipykernel", "nbclient"],
     },
     classifiers=[

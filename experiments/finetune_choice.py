@@ -20,7 +20,7 @@ def get_config(variant=""):
     cfg.objective = config.section("objective", "choice")
     cfg.evaluators = ("choices",)
     cfg.checkpoint.best_metric = "accuracy"
-    cfg.data = config.section("data", "choices", tokenizer="gpt2", seq_len=256)
+    cfg.data = config.section("data", "choices", tokenizer="gpt2", seq_len=128)
     cfg.model = config.section("model", "bert", head="token")
     cfg.optim = config.section(
         "optim",

@@ -268,11 +268,15 @@ class LanguageModel:
         """One vector for each text, float32 [N, D], by a sentence encoder's pooling and normalisation.
 
         Raises:
-          ValueError: a model that does not read both ways, or that has no tokenizer.
+          ValueError: a model that does not read both ways, a classifier of its own kind, or one without a tokenizer.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         if getattr(self.model, "direction", "") != "bidirectional":
             raise ValueError(f"{type(self.model).__name__} is no sentence encoder")
+        if not hasattr(self.model.config, "pooler"):
+            raise ValueError(
+                f"{type(self.model).__name__} is no sentence encoder: it has no states without its classes"
+            )
         limit = min(self.sentence.max_len or self.max_len, self.max_len)
         rows = self.reader.sentences(texts, limit)
         return sentence.embed(bare(self.model), self.params, self.sentence, rows, limit)

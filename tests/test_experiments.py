@@ -21,7 +21,7 @@ from jaxlm.data import records, sources
 from jaxlm.data.tasks import MADE_FOR
 
 REPO = Path(__file__).resolve().parent.parent
-EXPERIMENTS = sorted((REPO / "experiments").glob("*.py"))
+EXPERIMENTS = sorted((REPO / "experiments").rglob("*.py"))
 NETWORK = ("hf:", "tfds:")
 
 # What makes any experiment small; a key that a section does not have is left out.
@@ -31,22 +31,29 @@ TINY = {
         "checkpoint_every": 0, "sample_every": 0, "sample_tokens": 4,
     },
     "model": {
-        "num_layers": 1, "d_model": 16, "num_heads": 2, "num_kv_heads": None, "head_dim": None,
+        "num_layers": 1, "d_model": 16, "d_hidden": 16, "num_heads": 2, "num_kv_heads": None, "head_dim": None,
         "d_ff": None, "expert_d_ff": None, "num_decoder_layers": None, "moe_every": 1, "max_len": 16, "patch_size": 4,
     },
     "data": {
         "seq_len": 16, "source_len": 16, "target_len": 10, "val_fraction": 0.1, "eval_examples": 2,
-        "min_count": 1, "stride": 0,
+        "min_count": 1, "stride": 0, "block": 8,
     },
+    "step": {"batches_per_update": 1},
 }  # fmt: skip
 ANSWERED = ("tagged", "multi_labelled", "scored", "choices", "spans")
-FILE_OF = {"labelled": "labelled", "pairs": "pairs", "packed_pairs": "pairs", "captions": "images"}
+FILE_OF = {
+    "labelled": "labelled",
+    "lines": "labelled",
+    "pairs": "pairs",
+    "packed_pairs": "pairs",
+    "captions": "images",
+}
 FILE_OF |= dict.fromkeys(ANSWERED, "answered") | {"text_pairs": "texts"}
 COMPARED = ("preferences", "verdicts")
 FILE_OF |= dict.fromkeys(("chat", "prompts", *COMPARED), "talks")
 """Kind of data -> the file that it is shrunken to; others are made of text."""
-BUILT = ("preferences/train.jsonl",)
-"""Paths of what a tool makes, which the experiment names."""
+BUILT = ("preferences/train.jsonl", "sentiment.jsonl")
+"""Paths of what a tool makes, or a user has, which the experiment names."""
 TURNS = "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
 
 
@@ -87,6 +94,8 @@ def shrink(cfg, files: dict[str, Path]):
             part.val_path = part.test_path = ""
     if cfg.data.tokenizer == "init_from":
         cfg.data.tokenizer, cfg.init_layers = "bytes", ()
+    if cfg.step.kind == "sparse":
+        cfg.micro_batch_size, cfg.step.num_minibatches = 0, 2
     if getattr(configs.implementation(cfg, "objective"), "coupled", False):
         cfg.micro_batch_size = 0
     if "chat_template" in cfg.data and not cfg.data.path.startswith("arithmetic:"):
@@ -156,7 +165,7 @@ def files(tmp_path) -> dict[str, Path]:
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_header_and_imports(path):
     tree = ast.parse(path.read_text())
-    command = f"python -m jaxlm.launch --config experiments/{path.name}"
+    command = f"python -m jaxlm.launch --config {path.relative_to(REPO)}"
     assert command in (ast.get_docstring(tree) or ""), f"its docstring must show `{command}`"
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -179,7 +188,7 @@ def test_loads_builds_and_finds_its_data(spec):
         paths = [path for path in paths if path.startswith("bundled:")]
     for part in sources.parse(",".join(paths)):
         if not part.path.startswith(NETWORK) and part.path not in BUILT:
-            if "text_column" in cfg.data:
+            if "text_column" in cfg.data and cfg.data.kind != "lines":
                 source = sources.open_source(part.path, cfg.data.text_column.split("+")[0])
             else:
                 source = records.Source("data.path", part.path, parse=None, kind=())
@@ -191,8 +200,10 @@ FILLED = (
     "mixture",
     "packed_text",
     "packed_pairs",
+    "pairs",
     "blank_text",
     "text_pairs",
+    "word_windows",
     "chat",
     *COMPARED,
     *ANSWERED,
@@ -217,13 +228,15 @@ LIKE_ANOTHER = (
     "multi_task",
     "rlhf",
     "summarize",
+    "vae_sentences",
 )
-"""Experiments whose parts others run, or tests of their own; these are slow tests."""
+"""Experiments whose parts others run, or tests of their own; these are slow tests, as those of families/ are."""
 
 
 def by_default(spec: str) -> bool:
     """Shrunken, the variants of an experiment are little else than one of them: tiny, packed or the plain one."""
-    if Path(spec.partition(".py")[0]).name in LIKE_ANOTHER:
+    path = Path(spec.partition(".py")[0])
+    if path.name in LIKE_ANOTHER or path.parent.name == "families":
         return False
     file, _, variant = spec.partition(".py")
     names = [
@@ -251,7 +264,11 @@ def test_two_steps_run(spec, files, tmp_path, quick_compiling):
     trained = {name for row in rows if row["split"] == "train" for name in row}
     kind = cfg.data.kind
     of_classes = any(part.kind in ("labelled", *ANSWERED) for part in parts(cfg.data))
-    no_text = of_classes or kind in ("text_pairs", *COMPARED) or cfg.step.kind == "policy"
+    no_text = (
+        of_classes
+        or kind in ("text_pairs", *COMPARED)
+        or cfg.step.kind in ("policy", "counting", "sparse")
+    )
     assert ("bits_per_byte" in trained) != no_text
     if of_classes:
         lines = (tmp_path / "run" / "predictions_val.jsonl").read_text().splitlines()

@@ -12,6 +12,9 @@ LOOP = {"num_steps": 4, "batch_size": 8, "micro_batch_size": 4, "log_every": 1, 
         "checkpoint_every": 2, "sample_every": 0, "sample_tokens": 4, "step.ema_decay": 0.9}  # fmt: skip
 SMALL = {"model.num_layers": 1, "model.d_model": 16, "model.num_heads": 2, "model.max_len": 32}
 TEXT = SMALL | {"data.path": "text.txt"}
+CARRIED = {"model.num_layers": 2, "model.d_model": 16, "model.dropout": 0.1,
+           "data.path": "text.txt", "data.seq_len": 16}  # fmt: skip
+RECURRENT = {"model.d_model": 16, "model.d_hidden": 16, "model.max_len": 32, "model.dropout": 0.1}
 TURNS = "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
 TALKS = SMALL | {"data.path": "talks.jsonl", "data.seq_len": 32, "data.chat_template": TURNS}
 PAIRS = TALKS | {"data.tokenizer": "bytes", "data.val_path": "", "model.dropout": 0.1}
@@ -37,6 +40,13 @@ FAMILIES = {
     | {"data.path": "images.jsonl", "data.target_len": 12, "model.dropout": 0.1},
     "multi_token.py:tiny": TEXT | {"model.num_layers": 3, "model.num_future": 3},
     "chat_smollm2.py:tiny": TALKS | {"model.dropout": 0.1},
+    "families/lstm.py": CARRIED,
+    "families/mamba.py": CARRIED | {"model.d_state": 4},
+    "rnn_translate.py:tiny": RECURRENT
+    | {"data.path": "pairs.tsv", "data.source_len": 24, "data.target_len": 24}
+    | {"data.tokenizer": "bpe:300"},
+    "classify_lstm.py:tiny": RECURRENT | {"data.path": "labelled.tsv", "data.min_count": 1},
+    "classify_bag.py:deep": {"model.d_model": 16, "data.path": "labelled.tsv", "data.min_count": 1},
     "dpo.py": PAIRS,
     "dpo.py:kto": PAIRS | {"micro_batch_size": 8},
 }

@@ -80,6 +80,10 @@ def test_who_writes_no_text_and_who_is_no_sentence_encoder_says_so(encoder, tmp_
     gpt = jaxlm.load(stored.write(tmp_path, stored.LLAMA, stored.llama_tensors()))
     with pytest.raises(ValueError, match="GPT is no sentence encoder"):
         gpt.embed("a")
+    for kind in ("bag_of_embeddings", "rnn_classifier"):
+        lm = made(kind, d_model=8, num_labels=2)
+        with pytest.raises(ValueError, match="is no sentence encoder: it has no states without"):
+            lm.embed("a")
 
 
 def made(kind, template=False, special=(), **fields):

@@ -26,7 +26,7 @@ class TrainState:
     step: Array  # int32 []; batches consumed, a skipped bad one included
     params: PyTree  # what trains, and nothing else
     frozen: PyTree  # {"base": untrained part, "teacher": ...}; never updated
-    vars: PyTree  # carried state: recurrent carry, running statistics, router bias
+    vars: PyTree  # carried state: running statistics, counts; "rows": what belongs to a row of the batch (recurrent carry)
     opt_state: PyTree
     ema: PyTree  # {} when off
     key: Array  # uint32 [2], data of the root key, never overwritten: a step's key is fold_in(root, step)
@@ -149,6 +149,8 @@ class TaskInfo:
         0.0,
         1.0,
     )  # mean and deviation that numbers to predict were standardised with
+    whole_texts: bool = False  # a row is one text from its beginning; else a window of a stream
+    row_tokens: float = 0.0  # of the text, by training row; 0: as many as it has positions
     parts: Mapping[str, TaskInfo] = dataclasses.field(default_factory=dict)
     """Of a mixture, by the names of its tasks in the order of their numbers; `labels` are all of theirs."""
 

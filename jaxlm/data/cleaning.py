@@ -78,12 +78,13 @@ def _words_of_any_script(text: str) -> list[str]:
         if unicodedata.category(one)[0] not in "LMN":
             kept.append(" ")
         else:
-            kept.append(f" {one} " if _is_spaceless(one) else one)
+            kept.append(f" {one} " if is_spaceless(one) else one)
     return "".join(kept).split()
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def _is_spaceless(character: str) -> bool:
+def is_spaceless(character: str) -> bool:
+    """Whether it is of a script that has no spaces between words, Chinese or Japanese."""
     return unicodedata.name(character, "").startswith(("CJK", "HIRAGANA", "KATAKANA"))
 
 

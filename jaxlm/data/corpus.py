@@ -6,11 +6,20 @@ What examples are made of them is for the tasks.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxlm.data import bpe, cache, prepared, sources, special_tokens, store, tokenizers
+from jaxlm.data import (
+    bpe,
+    cache,
+    prepared,
+    sources,
+    special_tokens,
+    store,
+    tokenizers,
+    word_tokenizer,
+)
 
 _log = logging.getLogger(__name__)
 _FORMAT = 1  # of the cached token files: change it when the same input gives other tokens
@@ -113,8 +122,8 @@ def make_tokenizer(
 ) -> Any:
     """The tokenizer of a run, made from its text where that is what it is named for.
 
-    An alphabet ("chars") comes from all of the text, merges ("bpe:N") from its training part, both
-    by way of the cache; for a prepared set they are those that it was made with.
+    An alphabet ("chars") comes from all of the text, merges ("bpe:N") and words ("words:N") from its
+    training part, all by way of the cache; for a prepared set they are those that it was made with.
 
     Args:
       name: `data.tokenizer`.
@@ -134,6 +143,8 @@ def make_tokenizer(
             return source.tokenizer()
     if name == "chars":
         return _alphabet(opened, scans)
+    if word_tokenizer.is_named(name):
+        return _words(name, opened, scans, val_fraction)
     return _merges(name, opened, scans, val_fraction)
 
 
@@ -152,21 +163,44 @@ def _alphabet(opened: Sequence[Any], scans: Sequence[Any]) -> Any:
 
 
 def _merges(name: str, opened: Sequence[Any], scans: Sequence[Any], val_fraction: float) -> Any:
-    counts = [train_units(units, val_fraction) for _, units in scans]
+    texts, key = _training_texts(opened, scans, val_fraction)
 
     def train(folder: Path) -> dict[str, Any]:
         _log.info("training %s on the training part of data.path", name)
-        texts = (
-            text
-            for source, count in zip(opened, counts, strict=True)
-            for text, _ in store.cut(source.pieces(), count, source.in_characters)[0]
-        )
-        (folder / "tokenizer.json").write_bytes(bpe.train_named(name, texts))
+        (folder / "tokenizer.json").write_bytes(bpe.train_named(name, texts()))
         return {}
 
-    texts = [[digest, count] for (digest, _), count in zip(scans, counts, strict=True)]
-    entry = cache.fetch({"format": _FORMAT, "bpe": bpe.size(name), "texts": texts}, train)
+    entry = cache.fetch({"format": _FORMAT, "bpe": bpe.size(name), "texts": key}, train)
     return tokenizers.trained(name, (entry.path / "tokenizer.json").read_bytes())
+
+
+def _words(name: str, opened: Sequence[Any], scans: Sequence[Any], val_fraction: float) -> Any:
+    asked = word_tokenizer.parse(name)
+    texts, key = _training_texts(opened, scans, val_fraction)
+
+    def count(folder: Path) -> dict[str, Any]:
+        _log.info("counting the words of the training part of data.path")
+        words = word_tokenizer.most_frequent(name, texts())
+        (folder / "words.txt").write_text("\n".join(words), encoding="utf-8")
+        return {}
+
+    entry = cache.fetch({"format": _FORMAT, "words": list(asked), "texts": key}, count)
+    words = (entry.path / "words.txt").read_text(encoding="utf-8").split("\n")
+    return word_tokenizer.WordTokenizer(name, words)
+
+
+def _training_texts(
+    opened: Sequence[Any], scans: Sequence[Any], val_fraction: float
+) -> tuple[Callable[[], Iterator[str]], list[list[Any]]]:
+    """The training part's texts, as often as they are asked for, and what they depend on."""
+    counts = [train_units(units, val_fraction) for _, units in scans]
+
+    def texts() -> Iterator[str]:
+        for source, count in zip(opened, counts, strict=True):
+            for text, _ in store.cut(source.pieces(), count, source.in_characters)[0]:
+                yield text
+
+    return texts, [[digest, count] for (digest, _), count in zip(scans, counts, strict=True)]
 
 
 def _tokenise(

@@ -1,4 +1,4 @@
-"""Text to ids and back: bytes, characters, BPE, GPT-2, any tokenizer.json, SentencePiece.
+"""Text to ids and back: bytes, characters, words, BPE, GPT-2, any tokenizer.json, SentencePiece.
 
 `build` makes the tokenizer that `data.tokenizer` names, `load` gives back what `save` wrote into a
 run's directory. Text is only ever text: "<|endoftext|>" inside a document is spelt out, never read
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.data import bpe, chat_templates, special_tokens
+from jaxlm.data import bpe, chat_templates, special_tokens, word_tokenizer
 from jaxlm.data.subword_tokenizers import (
     META_FILE,
     JsonTokenizer,
@@ -30,21 +30,22 @@ from jaxlm.data.subword_tokenizers import (
 )
 from jaxlm.registry import nearest
 
-NAMED = ("bytes", "chars", "gpt2", "bpe:8000")
+NAMED = ("bytes", "chars", "gpt2", "bpe:8000", "words:30000")
 
 
 def made_of_text(name: str) -> bool:
     """Whether a vocabulary of this name is made of the data themselves."""
-    return name == "chars" or name.startswith(bpe.PREFIX)
+    return name == "chars" or name.startswith((bpe.PREFIX, word_tokenizer.PREFIX))
 
 
 def build(name_or_path: str, texts: Iterable[str] = ()) -> Any:
     """Make the tokenizer that `data.tokenizer` names.
 
     Args:
-      name_or_path: "bytes", "chars", "gpt2", "bpe:N", or the path of a tokenizer.json, of a
+      name_or_path: "bytes", "chars", "gpt2", "bpe:N", "words:N", or the path of a tokenizer.json, of a
         SentencePiece *.model or of a folder that holds one (see `load`).
-      texts: the corpus; only "chars" reads it, for its alphabet, and "bpe:N", for its merges.
+      texts: the corpus; only "chars" reads it, for its alphabet, "bpe:N", for its merges, and
+        "words:N", for its words.
 
     Returns:
       A `core.types.Tokenizer` that also has `encode_batch`.
@@ -60,6 +61,9 @@ def build(name_or_path: str, texts: Iterable[str] = ()) -> Any:
         return gpt2()
     if name_or_path.startswith(bpe.PREFIX):
         return trained(name_or_path, bpe.train_named(name_or_path, texts))
+    if word_tokenizer.is_named(name_or_path):
+        words = word_tokenizer.most_frequent(name_or_path, texts)
+        return word_tokenizer.WordTokenizer(name_or_path, words)
     where = f"data.tokenizer={name_or_path}"
     if open_path(name_or_path).is_dir():
         return load(name_or_path)
@@ -112,6 +116,8 @@ def _from_meta(meta: dict[str, Any], directory: Any) -> Any:
         return special_tokens.Extended(_from_meta(meta["base"], directory), meta["names"])
     if kind == "chars":
         return CharsTokenizer(meta["characters"])
+    if kind == "words":
+        return word_tokenizer.WordTokenizer(meta["name"], meta["words"])
     if kind == "json":
         data = (directory / "tokenizer.json").read_bytes()
         return JsonTokenizer(meta["name"], data, meta["eos"], where)

@@ -1,4 +1,4 @@
-"""Endless shuffled windows of a token stream, or of any other list, as a grain.MapDataset.
+"""Endless windows of a token stream, or of any other list, shuffled or in order, as a grain.MapDataset.
 
 Importing this imports grain. Mixing sources and cutting batches is left to grain and to
 pipeline.py.
@@ -104,6 +104,54 @@ class Shuffled(grain.MapDataset):
         epochs, places = np.divmod(np.asarray(indices, np.int64), self._size)
         keys = epoch_keys(self._key, _ORDER, epochs)
         return [self._get(place) for place in shuffle.permute(places, self._size, keys).tolist()]
+
+
+class InOrder(grain.MapDataset):
+    """Everything in a list, in its order.
+
+    Args:
+      get: from a place in the list to its element.
+      size: length of the list.
+    """
+
+    def __init__(self, get: Callable[[int], dict[str, np.ndarray]], size: int):
+        super().__init__()
+        self._get, self._size = get, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        return self._get(int(index) % self._size)
+
+    def _getitems(self, indices: Sequence[int]) -> list[dict[str, np.ndarray]]:
+        return [self[index] for index in indices]
+
+
+class Numbered(grain.MapDataset):
+    """What a function makes of a number: element i of epoch e is get(e * size + i).
+
+    Args:
+      get: from a number, 0 and up without end, to its element.
+      size: how many make an epoch.
+    """
+
+    def __init__(self, get: Callable[[int], dict[str, np.ndarray]], size: int):
+        super().__init__()
+        self._get, self._size = get, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        return self._get(int(index))
+
+    def _getitems(self, indices: Sequence[int]) -> list[dict[str, np.ndarray]]:
+        return [self._get(int(index)) for index in indices]
 
 
 def epoch_keys(key: Sequence[int], purpose: int, epochs: np.ndarray) -> np.ndarray:

@@ -34,7 +34,20 @@ def of_request(request: Request, extra: int = 0) -> Contexts:
     contexts = [context(prompt, request.max_len) for prompt in request.prompts]
     longest = max(map(len, contexts)) + request.max_tokens + extra
     slots = buckets.slots(longest, request.max_len)
-    return fill(contexts, request.inputs, slots, request.max_len)
+    return fill(contexts, inputs_of(request), slots, request.max_len)
+
+
+def inputs_of(request: Request, rows: Sequence[int] | None = None) -> dict[str, np.ndarray]:
+    """What `init_cache` is given of these rows, None: of all; their seeds are for models that take them (`takes_seeds`)."""
+    inputs = {**request.inputs, "seeds": seeds_of(request)}
+    chosen = slice(None) if rows is None else rows
+    return {name: np.asarray(values)[chosen] for name, values in inputs.items()}
+
+
+def seeds_of(request: Request) -> np.ndarray:
+    """Any whole number, as the 32 bits that a key is made from; uint32."""
+    seeds = request.seeds or range(len(request.prompts))
+    return np.array([seed % 2**32 for seed in seeds], np.uint32)
 
 
 def context(tokens: Sequence[int], max_len: int) -> Sequence[int]:
@@ -88,6 +101,8 @@ def read(
 
     To be called while a program is traced. (As a program's result the output would copy the head's weights.)
     """
+    if not getattr(model, "takes_seeds", False):
+        inputs = {name: values for name, values in inputs.items() if name != "seeds"}
     cache = model.init_cache(params, tokens_BT.shape[0], slots, **inputs)
     both_ways = {"prefix_lengths_B": lengths_B} if prefix else {}
     return model.extend(params, cache, tokens_BT, lengths_B, **both_ways)

@@ -44,9 +44,8 @@ class Rows:
         return self._filled([len(tokens) for tokens in self.tokens], np.int32)
 
     def seeds_B(self) -> np.ndarray:
-        """Any whole number, as the 32 bits that a key is made from."""
-        seeds = self.request.seeds or range(self.count)
-        return self._filled([seed % 2**32 for seed in seeds], np.uint32)
+        """`prefill.seeds_of`, filled up."""
+        return self._filled(prefill.seeds_of(self.request).tolist(), np.uint32)
 
     def _filled(self, values: list[int], dtype: type) -> np.ndarray:
         return np.array(values + [0] * (self.size - self.count), dtype)

@@ -181,10 +181,8 @@ class _Loop:
     def _read_again(self, cache: PyTree, full: list[int]) -> PyTree:
         """Full contexts begin anew with their second half, and write a token."""
         rows, request = self.rows, self.request
-        inputs = {name: np.asarray(values)[full] for name, values in request.inputs.items()}
-        contexts = prefill.fill(
-            [rows.tail(row) for row in full], inputs, self.contexts.slots, request.max_len
-        )
+        tails, inputs = [rows.tail(row) for row in full], prefill.inputs_of(request, full)
+        contexts = prefill.fill(tails, inputs, self.contexts.slots, request.max_len)
         logits_RV, fresh = prefill.prefill(self.model, self.params, contexts, request.prefix)
         rows_R = np.full(len(contexts.lengths_B), rows.size, np.int32)
         rows_R[: len(full)] = full

@@ -159,7 +159,7 @@ class _Loop:
     def _read_again(self, caches: Pair, full: list[int]) -> Pair:
         """Full contexts begin anew with their second half, and write a token."""
         rows, request = self.rows, self.request
-        inputs = {name: np.asarray(values)[full] for name, values in request.inputs.items()}
+        inputs = prefill.inputs_of(request, full)
         tails = [rows.tail(row) for row in full]
         contexts = prefill.fill(tails, inputs, self.contexts.slots, request.max_len)
         logits_RV, fresh = self._prefill(contexts)

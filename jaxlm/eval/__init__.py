@@ -28,6 +28,10 @@ EVALUATORS = {
     "exact_match": "jaxlm.eval.exact_match:ExactMatch",
     "number_match": "jaxlm.eval.exact_match:NumberMatch",
     "retrieval": "jaxlm.eval.retrieval:Retrieval",
+    "collapse": "jaxlm.eval.collapse:Collapse",
+    "latent": "jaxlm.eval.elbo:Latent",
+    "iw_bound": "jaxlm.eval.elbo:ImportanceWeighted",
+    "word_pairs": "jaxlm.eval.word_pairs:WordPairs",
 }
 
 

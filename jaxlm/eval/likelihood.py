@@ -73,6 +73,7 @@ def loglikelihoods(
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     if getattr(model, "direction", "") == "bidirectional":
         raise ValueError(f"{type(model).__name__} reads both ways: it has no next-token likelihood")
+    check_probabilities(model, "likelihoods")
     requests = [_request(model, one, pair, max_len, prefix) for one, pair in enumerate(pairs)]
     sharing: dict[Any, list[int]] = {}
     for number, request in enumerate(requests):
@@ -86,6 +87,23 @@ def loglikelihoods(
             if on_result is not None:
                 on_result(number, result)
     return found
+
+
+def check_probabilities(model: Any, what: str) -> None:
+    """That a model's scores sum to one, which `what` needs.
+
+    Raises:
+      ValueError: they are scores of another kind (of stupid back-off, of pairs of words).
+    """
+    config = getattr(model, "config", None)
+    if not getattr(config, "gives_probabilities", True):
+        others = (
+            'take another model.smoothing, or evaluators that compare answers, such as "accuracy"'
+        )
+        raise ValueError(
+            f"{what}: the scores of this {type(model).__name__} are no probabilities, so they have no perplexity: "
+            f"{getattr(config, 'instead', others)}"
+        )
 
 
 def rolling(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -12,15 +12,22 @@ from jaxlm.core.types import Array, Batch, ModelOutput, TaskInfo
 from jaxlm.eval import Scores
 from jaxlm.eval.metric import make_row
 
+NEXT_TOKEN = ("causal_lm", "multi_token", "elbo", "adversarial")
+"""Objectives of which the next token is scored."""
+BOUNDS = {"elbo": "elbo"}
+"""Objective -> the upper bound that its scores are of, where the probability of a text can't be computed."""
+
 
 class Perplexity:
     """Every weighed target of a split once; of plain text that is every token, in windows of `seq_len` without overlap,
-    context reset at each window. Of masked text it is the chosen tokens, of fill-in-the-middle the middles, of pairs and spans what the decoder writes.
+    context reset at each window, or of texts that have rows of their own. Of masked text it is the chosen tokens, of fill-in-the-middle the middles, of pairs and spans what the decoder writes.
 
     loss = sum nll / tokens (nats a scored token), perplexity = exp(loss), bits_per_byte = sum nll / (ln 2 * bytes) with the
     UTF-8 bytes that the scored tokens stand for (special tokens: none). Standard errors are those of a ratio over windows (Cochran 1977,
     Sampling Techniques, section 6.4), so that tokens of one window need not be independent.
     """
+
+    needs_probabilities: ClassVar[bool] = True
 
     def __init__(self, info: TaskInfo, seq_len: int, objective: str):
         """Raises ValueError where the targets are classes, not text."""
@@ -37,7 +44,7 @@ class Perplexity:
         self.token_bytes = (
             info.tokenizer.token_bytes() if info.tokenizer else np.ones(info.vocab_size)
         )
-        self.seq_len, self.objective = seq_len, objective
+        self.seq_len, self.objective, self.whole_texts = seq_len, objective, info.whole_texts
         self.tokenizer = f"|tokenizer={info.tokenizer.name}" if info.tokenizer else ""
 
     def outputs(self, output: ModelOutput, batch: Batch) -> dict[str, Array]:
@@ -88,12 +95,15 @@ class Perplexity:
 
     def _signature(self, batch: Batch) -> str:
         """Which targets were scored, and with what context."""
-        if self.objective not in ("causal_lm", "multi_token"):  # of both the next token is scored
+        if self.objective not in NEXT_TOKEN:
             how = f"objective={self.objective}|length={self.seq_len}"
+        elif self.whole_texts:
+            how = f"texts<={self.seq_len} tokens"
         elif "segment_ids" in batch:
             how = f"documents, packed in windows={self.seq_len}"
         elif not batch["weights"][0, 0]:  # of a plain window every token is a target
             how = f"parts of windows={self.seq_len}"
         else:
             how = f"windows={self.seq_len}|stride={self.seq_len}"
-        return how + self.tokenizer
+        bound = f"|bound={BOUNDS[self.objective]}" if self.objective in BOUNDS else ""
+        return how + self.tokenizer + bound

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 
 from jaxlm.core import metrics, randomness
@@ -79,16 +80,21 @@ class TokenNLL:
         """
         inputs = {key: batch[key] for key in model_inputs(self.model) if key in batch}
         rngs = {"dropout": randomness.named_key(ctx.key, "dropout")}
+        carried = ctx.vars.get("rows", {})
         output = self.model.apply(
-            {"params": params}, **inputs, train=ctx.train, rngs=rngs, **self.asks
+            {"params": params}, **inputs, train=ctx.train, rngs=rngs, **self.asks, **carried
         )
+        variables = ctx.vars
+        if carried:  # truncated back-propagation: no gradient flows into the batch before
+            output, carry = output
+            variables = ctx.vars | {"rows": {"carry": jax.lax.stop_gradient(carry)}}
         sums, report = self.score(output, batch)
         weight = jnp.sum(batch["weights"].astype(jnp.float32))
         for name, values in output.aux.items():
             if name in self.aux_terms or name.startswith(REPORTED):
                 report[name] = metrics.weighted(jnp.mean(values), weight)
         sums |= {name: report[name].total for name in self.aux_terms}
-        return LossOut(sums=sums, report=report, vars=ctx.vars)
+        return LossOut(sums=sums, report=report, vars=variables)
 
     def score(self, output: ModelOutput, batch: Batch) -> tuple[Terms, Report]:
         """The sum of every term, and what is reported."""
@@ -156,5 +162,6 @@ FITTING = {
     "bidirectional": "masked_lm, classification",
     "encoder_decoder": "seq2seq, blank_infilling",
     "image_to_text": "image_to_text",
+    "latent": "elbo",
 }
 """Direction of a model -> objectives to name in an error."""

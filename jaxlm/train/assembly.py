@@ -16,6 +16,7 @@ from jaxlm import config as configs
 from jaxlm.core import partition
 from jaxlm.core.types import Batch, Objective, PyTree, Step, Task, TaskInfo, TrainState
 from jaxlm.eval import Evaluator, of_task
+from jaxlm.eval.likelihood import check_probabilities
 from jaxlm.eval.predict import check_writes
 from jaxlm.train import initial, optim, others, parallel, plan
 from jaxlm.train.steps import gradient
@@ -69,6 +70,8 @@ def make_objective(
 def with_lengths(cfg: ConfigDict) -> ConfigDict:
     """A copy with the architecture of `init_from`'s model, in which `data.seq_len` 0 is the model's `max_len`.
 
+    `data.num_streams` 0 is a stream for each row of a batch.
+
     Raises:
       ValueError: `init_from` leads to no model, or to one of another kind.
     """
@@ -77,6 +80,8 @@ def with_lengths(cfg: ConfigDict) -> ConfigDict:
         initial.take_architecture(cfg)
     if "seq_len" in cfg.data and not cfg.data.seq_len and "max_len" in cfg.model:
         cfg.data.seq_len = cfg.model.max_len
+    if "num_streams" in cfg.data:
+        cfg.data.num_streams = cfg.data.num_streams or cfg.batch_size
     return cfg
 
 
@@ -146,7 +151,8 @@ def assemble(cfg: FrozenConfigDict, task: Task, batch: dict[str, jax.ShapeDtypeS
     params = abstract_params(model, batch)
     tuning = make_tuning(cfg, params)
     trained, _ = split_shapes(tuning, params)
-    world = {"tokenizer": task.info.tokenizer, "mesh": mesh}
+    world = {"tokenizer": task.info.tokenizer, "mesh": mesh, "task": task}
+    world |= {"optim": configs.build(cfg, "optim"), "num_steps": cfg.num_steps}
     builder = make_builder(cfg, model, objective, tuning, trained, world)
     step = builder.build()
     boxed = jax.eval_shape(step.init, jax.random.key(0), batch)
@@ -187,6 +193,8 @@ def make_evaluators(cfg: Any, task: Task, model: Any, seq_len: int) -> list[Eval
     for index, name in enumerate(cfg.evaluators):
         where = f"evaluators[{index}]"
         found.append(of_task.make(name, task.info, seq_len, cfg.objective.kind, where))
+        if getattr(found[-1], "needs_probabilities", False):
+            check_probabilities(model, f'{where}="{name}"')
         if hasattr(found[-1], "writes"):
             split = "val" if "val" in task.info.splits else "train"
             data = task.eval(split, 1)

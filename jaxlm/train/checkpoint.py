@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import hashlib
 import json
 import logging
 import math
@@ -25,6 +24,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from jaxlm.train import manifest as manifests
+from jaxlm.train.leaves import abstract_numbers, describe, flatten, grown, numbers
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -94,14 +94,15 @@ class Checkpointer:
         self.wait()
         if _agree(step in self.all_steps()):
             return
-        leaves = _flatten(state)
+        leaves = flatten(state)
         manifest = {
             "step": step,
             "metric": None if metric is None or math.isnan(metric) else float(metric),
-            "leaves": {path: _describe(x) for path, x in leaves.items()},
+            "leaves": {path: describe(x) for path, x in leaves.items()},
             "extra": json.loads(json.dumps(extra)),  # a copy: the caller's may change
         }
-        arrays = {p: _data(x) for p, x in leaves.items()}  # orbax copies those on the host
+        # Orbax copies those on the host, and takes no empty ones.
+        arrays = {p: numbers(x) for p, x in leaves.items() if x.size}
         path = self._path(step)
         try:
             if jax.process_index() == 0:
@@ -156,7 +157,8 @@ class Checkpointer:
         step can be saved again; unfinished saves are logged and left, since they may be in flight.
 
         Args:
-          target: tree of jax.ShapeDtypeStruct, with shardings (None: the first local device).
+          target: tree of jax.ShapeDtypeStruct, with shardings (None: the first local device). One of no elements takes the
+            length that was saved.
           step: only this one, and no other in its place.
           partial: take only the leaves in `target` (the parameters without the optimizer, say).
 
@@ -251,17 +253,23 @@ class Checkpointer:
     def _load(self, step: int, manifest: dict[str, Any], target: Any, partial: bool) -> Any:
         import orbax.checkpoint as ocp
 
-        wanted, saved = _flatten(target), manifest["leaves"]
-        described = {path: _describe(x) for path, x in wanted.items()}
+        wanted, saved = flatten(target), manifest["leaves"]
+        wanted = {path: grown(x, saved.get(path)) for path, x in wanted.items()}
+        described = {path: describe(x) for path, x in wanted.items()}
         if differ := manifests.differences(saved, described, partial):
             raise ValueError(f"{self._path(step)} does not fit this model and optimizer: {differ}")
-        item = {path: _abstract_data(x) for path, x in wanted.items()}
+        item = {path: abstract_numbers(x) for path, x in wanted.items() if x.size}
         arguments = ocp.args.PyTreeRestore(
             item=item,
             restore_args=ocp.checkpoint_utils.construct_restore_args(item),
             partial_restore=partial,
         )
         arrays = self._orbax.restore(self._path(step) / "state", args=arguments)
+        arrays |= {
+            path: jax.device_put(np.zeros(x.shape, x.dtype), abstract_numbers(x).sharding)
+            for path, x in wanted.items()
+            if not x.size
+        }
         leaves = [
             jax.random.wrap_key_data(arrays[path], impl=saved[path]["key_impl"])
             if "key_impl" in saved[path]
@@ -308,64 +316,6 @@ class Checkpointer:
             f"the checkpoint of step {step} could not be written to {self.directory}: "
             f"{_reason(error)}; {good}"
         )
-
-
-def state_digest(state: Any, data_state: Any = None) -> str:
-    """Digest everything a run continues from, whatever devices hold it.
-
-    Args:
-      state: tree of arrays; with several processes all of them call this.
-      data_state: the data iterator's state, JSON.
-
-    Returns:
-      sha256, hexadecimal, over every leaf's path, dtype, shape and bytes in the order of the
-      paths, then over the canonical JSON of `data_state`.
-    """
-    digest = hashlib.sha256()
-    for path, leaf in sorted(_flatten(state).items()):
-        data = _data(leaf)
-        if isinstance(data, jax.Array) and not (
-            data.is_fully_addressable or data.is_fully_replicated
-        ):
-            data = multihost_utils.process_allgather(data, tiled=True)
-        array = np.ascontiguousarray(data)
-        digest.update(json.dumps([path, str(leaf.dtype), array.shape]).encode())
-        digest.update(array.reshape(-1).view(np.uint8))
-    digest.update(json.dumps(data_state, sort_keys=True, separators=(",", ":")).encode())
-    return digest.hexdigest()
-
-
-def _flatten(tree: Any) -> dict[str, Any]:
-    """Leaves by path, such as "params/blocks/attn/q/kernel"."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    named = {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in leaves}
-    if len(named) != len(leaves):
-        raise ValueError("two leaves of the state have the same path: a name has a '/' in it")
-    return named
-
-
-def _is_key(x: Any) -> bool:
-    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
-def _data(x: Any) -> Any:
-    return jax.random.key_data(x) if _is_key(x) else x
-
-
-def _abstract_data(x: Any) -> jax.ShapeDtypeStruct:
-    sharding = getattr(x, "sharding", None)
-    if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    if _is_key(x):
-        x = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(x.shape, x.dtype))
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-
-def _describe(x: Any) -> dict[str, Any]:
-    described = {"dtype": str(x.dtype), "shape": list(x.shape)}
-    if _is_key(x) and isinstance(x, jax.Array):
-        described["key_impl"] = str(jax.random.key_impl(x))
-    return described
 
 
 def _agree(value: int) -> int:

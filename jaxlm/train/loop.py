@@ -19,7 +19,8 @@ from jaxlm.core.types import Batch
 from jaxlm.data import pipeline
 from jaxlm.train import assembly, parallel, plan, report, resolve, runtime
 from jaxlm.train import workdir as folders
-from jaxlm.train.checkpoint import Checkpointer, state_digest
+from jaxlm.train.checkpoint import Checkpointer
+from jaxlm.train.leaves import state_digest
 from jaxlm.train.meter import Meter
 from jaxlm.train.signals import StopSignal
 from jaxlm.train.writers import Writer
@@ -98,7 +99,7 @@ def run(cfg: ConfigDict, workdir: Any, profile: tuple[int, int] | None = None) -
             "final_step": cfg.num_steps,
             **observer.final_scores(state, cfg.num_steps),
             **observer.test_scores(state, cfg.num_steps, checkpoints),
-            **prediction.facts(),
+            **prediction.facts(state.params),
             "state_sha256": state_digest(state, batches.state()),
             "workdir": str(workdir),
             "wall_seconds": time.perf_counter() - started,

@@ -57,7 +57,7 @@ class Meter:
     def window(self, done: int, wait_seconds: float) -> dict[str, float]:
         """Figures since the last call: seconds a step, share of waiting for data, tokens/s, MFU, ETA in seconds.
 
-        `done` steps are behind; `wait_seconds` is the total wait so far. `mfu` is left out where the peak is unknown.
+        `done` steps are behind; `wait_seconds` is the total wait so far. `mfu` is left out where the peak is unknown, or no FLOPs are counted.
         """
         seconds = max(self._window_seconds, 1e-9)
         steps = max(self._window_steps, 1)
@@ -68,18 +68,19 @@ class Meter:
             "tokens_per_second": rate,
             "eta_seconds": (self.num_steps - done) * seconds / steps,
         }
-        if self.peak_flops:
+        if self.peak_flops and self.flops_per_token:
             row["mfu"] = rate * self.flops_per_token / self.peak_flops
         self._window_seconds, self._window_steps, self._wait_mark = 0.0, 0, wait_seconds
         return row
 
     def totals(self, num_steps: int) -> dict[str, float | None]:
-        """Of the whole run: tokens seen, training seconds, tokens/s and MFU (None: unknown); of this process, compiling."""
+        """Of the whole run: tokens seen, FLOPs by the model's formula, training seconds, tokens/s and MFU (None: unknown); of this process, compiling."""
         tokens = num_steps * self.tokens_per_step
         rate = tokens / self.train_seconds if self.train_seconds else None
-        known = rate is not None and self.peak_flops
+        known = rate is not None and self.peak_flops and self.flops_per_token
         return {
             "tokens_seen": tokens,
+            "train_flops": tokens * self.flops_per_token,
             "train_seconds": self.train_seconds,
             "compile_seconds": self.compile_seconds,
             "tokens_per_second": rate,

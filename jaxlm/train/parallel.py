@@ -85,19 +85,19 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def state_shardings(abstract_state: PyTree, mesh: Mesh) -> PyTree:
     """A sharding for each leaf of a TrainState made of `nn.Partitioned` boxes and plain shapes.
 
-    Parameters follow the table, those that do not train too. A leaf of optimizer or EMA follows the parameter whose path
+    Parameters follow the table, those that do not train and what is carried too. A leaf of optimizer or EMA follows the parameter whose path
     its own path ends with, if it has that parameter's shape; what is left is copied to every device.
 
     Raises:
       ValueError: a mesh axis does not divide an axis of a parameter.
     """
     by_path = _specs(abstract_state.params, mesh)
-    frozen = _specs({"frozen": abstract_state.frozen}, mesh)
+    named = _specs({"frozen": abstract_state.frozen, "vars": abstract_state.vars}, mesh)
 
     def sharding(path: Any, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         names = _names(path)
-        if names in frozen:
-            return NamedSharding(mesh, frozen[names][1])
+        if names in named:
+            return NamedSharding(mesh, named[names][1])
         for start in range(len(names)):
             shape, spec = by_path.get(names[start:], (None, None))
             if shape == leaf.shape:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from jaxlm import config as configs
 from jaxlm.core import partition
-from jaxlm.core.types import PyTree, SplitInfo
+from jaxlm.core.types import PyTree, SplitInfo, TaskInfo
 from jaxlm.train import devices, parallel
 
 ASSUMED_MFU = {"cpu": 0.45, "gpu": 0.35, "tpu": 0.4}
@@ -41,10 +41,15 @@ def num_params(params: PyTree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def flops_per_token(model: Any, params: PyTree, lengths: tuple[int, ...]) -> tuple[float, str]:
-    """Training FLOPs a token and their formula; 6 N where the model gives none of its own."""
+def flops_per_token(
+    model: Any, params: PyTree, lengths: tuple[int, ...], step: Any = None
+) -> tuple[float, str]:
+    """Training FLOPs a token and their formula: what the step says, else the model, else 6 N."""
+    if hasattr(step, "flops_per_token"):
+        return step.flops_per_token(model, params, *lengths)
     if hasattr(model, "flops_per_token"):
         formula = "6 N + 12 L H K T" if len(lengths) == 1 else "6 N of each side + attention"
+        formula = getattr(model, "flops_formula", formula)
         return model.flops_per_token(params, *lengths), formula
     return 6.0 * num_params(params), "6 N"
 
@@ -75,6 +80,11 @@ def lengths_of(batch: Any, model: Any) -> tuple[int, ...]:
     """
     own = getattr(model, "input_lengths", {})
     return tuple(own.get(name, batch[name].shape[1]) for name in model.inputs)
+
+
+def row_tokens(info: TaskInfo, lengths: tuple[int, ...]) -> float:
+    """Tokens that a row counts for: its positions, or what the data say, whose rows are no pieces of the text (pairs of words)."""
+    return info.row_tokens or sum(lengths)
 
 
 def choose_micro_batch(
@@ -118,11 +128,12 @@ class Plan:
     memory: float  # bytes a device
     lines: tuple[str, ...] = ()
 
-    def facts(self) -> dict[str, Any]:
-        """What a run's summary repeats: sizes, and what it ran on (no peak: unknown)."""
+    def facts(self, trained: PyTree) -> dict[str, Any]:
+        """What a run's summary says of its size at its end, and what it ran on (no peak: unknown)."""
+        num_trained = num_params(trained)  # tables of counts have grown
         return {
-            "num_params": self.num_params,
-            "num_trained": self.num_trained,
+            "num_params": self.num_params - self.num_trained + num_trained,
+            "num_trained": num_trained,
             "peak_flops": self.peak.flops or None,
             "device": devices.device_name(),
         }
@@ -135,7 +146,8 @@ def make(cfg: Any, parts: Any, batch: Any) -> Plan:
     params = partition.join(trained, base) if base else trained
     lengths = lengths_of(batch, parts.model)
     of_step = work(cfg)
-    flops, formula = flops_per_token(parts.model, params, lengths)
+    step = configs.implementation(cfg, "step")
+    flops, formula = flops_per_token(parts.model, params, lengths, step)
     if base:
         flops -= frozen_flops(parts.model, params, base, lengths)
         formula += " - 2 of frozen kernels"
@@ -145,7 +157,9 @@ def make(cfg: Any, parts: Any, batch: Any) -> Plan:
     found = Plan(
         num_params=num_params(params),
         num_trained=num_params(trained),
-        tokens_per_step=cfg.batch_size * of_step.num_completions * sum(lengths),
+        tokens_per_step=round(
+            cfg.batch_size * of_step.num_completions * row_tokens(parts.task.info, lengths)
+        ),
         flops_per_token=flops,
         peak=devices.peak(_dtype(cfg)),
         memory=_memory(parts, params, of_step, sum(lengths)),
@@ -156,6 +170,7 @@ def make(cfg: Any, parts: Any, batch: Any) -> Plan:
         f"model      {type(parts.model).__name__}, {found.num_params:,} parameters{active(parts.model, params)} | {flops:.4g} training FLOPs a token ({formula})",
         *trains(parts.tuning, found, cfg.init_from),
         *experts(parts.model),
+        *scan(parts.model, lengths),
         *_steps(cfg, parts, found, row(parts.model, lengths)),
         *_fits(cfg, parts, found),
     ]
@@ -178,6 +193,7 @@ def _memory(parts: Any, params: PyTree, of_step: Work, row_tokens: int) -> float
 def _steps(cfg: Any, parts: Any, plan: Plan, row: str) -> list[str]:
     """Lines on the data, and on what a step takes of them."""
     info, times = parts.task.info, work(cfg).num_completions
+    row = f"{info.row_tokens:.4g}" if info.row_tokens else row
     train: SplitInfo = info.splits["train"]
     epochs = cfg.num_steps * cfg.batch_size / max(1, train.num_examples)
     part = micro_batches(cfg.batch_size, parts.micro_batch_size)
@@ -201,7 +217,7 @@ def _fits(cfg: Any, parts: Any, plan: Plan) -> list[str]:
         f"{peak.flops / 1e12:.3g} TFLOP/s ({peak.source})"
         f"{', of updates alone' * (not parts.step.compiled)}"
         if seconds
-        else f"time       not predicted: the peak is {peak.source}",
+        else f"time       not predicted: {f'the peak is {peak.source}' if plan.flops_per_token else 'no FLOPs are counted'}",
     ]
     if seconds > LONG_RUN_SECONDS or (room and plan.memory > room):
         lines.append(
@@ -230,6 +246,8 @@ def micro_batches(batch_size: int, size: int) -> str:
 def attention(model: Any, batch: Any) -> str:
     """The attention backend that the model will run on such batches, and why."""
     chosen = getattr(model, "attention_choice", None)
+    if hasattr(model, "scan_choice"):
+        return "none"
     return "{} ({})".format(*chosen(tuple(batch))) if chosen else "the model's own"
 
 
@@ -255,6 +273,12 @@ def experts(model: Any) -> list[str]:
         f"experts    {config.num_experts}, {config.experts_per_token}{shared} a token, {kept} | balanced within a "
         "micro-batch | {} ({})".format(*config.expert_choice())
     ]
+
+
+def scan(model: Any, lengths: tuple[int, ...]) -> list[str]:
+    """A line on the form of a model's recursions, and why; none where it has no choice."""
+    chosen = getattr(model, "scan_choice", None)
+    return ["scan       {} ({})".format(*chosen(*lengths))] if chosen else []
 
 
 def active(model: Any, params: PyTree) -> str:

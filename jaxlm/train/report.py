@@ -94,8 +94,8 @@ class Observer:
         with path.open("wb") as file:
             np.savez(file, **{name: np.asarray(value) for name, value in batch.items()})
         raise FloatingPointError(
-            f"{where}. Its batch is in {path}. Start again in another --workdir with a lower "
-            "optim.learning_rate, or with step.on_nonfinite=skip to leave such batches out"
+            f"{where}. Its batch is in {path}. Start again in another --workdir with a lower optim.learning_rate, where "
+            "the step has one, or with step.on_nonfinite=skip to leave such batches out"
         )
 
     def show(self, due: set[str], state: TrainState, done: int) -> None:

@@ -51,14 +51,21 @@ def resolve(cfg: ConfigDict, task: Task) -> FrozenConfigDict:
         model.vocab_size = model.vocab_size or task.info.vocab_size
     if "mask_id" in model:
         model.mask_id = _mask_id(cfg, task)
+    if "separator" in model:
+        model.separator = _separator(cfg, task)
+    if "num_buckets" in model:
+        model.num_buckets = _num_buckets(cfg)
     if task.info.labels or task.info.num_outputs:
         model.num_labels = _num_labels(cfg, len(task.info.labels) or task.info.num_outputs)
     if task.info.parts and "tasks" in cfg.objective:
         _fill_tasks(cfg, {name: len(info.labels) for name, info in task.info.parts.items()})
+    if "num_steps" in cfg.objective:
+        cfg.objective.num_steps = _num_steps(cfg)
     if "deviation" in cfg.data:
         cfg.data.mean, cfg.data.deviation = task.info.scale
     _check_pairing(cfg)
     _check_direction(cfg)
+    _check_streams(cfg)
     if "max_len" in model and "seq_len" in cfg.data and cfg.data.seq_len > model.max_len:
         raise ValueError(
             f"data.seq_len={cfg.data.seq_len} is longer than model.max_len={model.max_len}"
@@ -80,6 +87,15 @@ def _num_labels(cfg: ConfigDict, number: int) -> int:
             f"model.num_labels={cfg.model.num_labels}, but the data has {number} classes: leave it 0"
         )
     return number
+
+
+def _num_steps(cfg: ConfigDict) -> int:
+    """Of the run, for an objective whose terms change over it."""
+    if cfg.objective.num_steps not in (0, cfg.num_steps):
+        raise ValueError(
+            f"objective.num_steps={cfg.objective.num_steps}, but num_steps={cfg.num_steps}: leave it 0"
+        )
+    return cfg.num_steps
 
 
 def _fill_tasks(cfg: ConfigDict, counts: Mapping[str, int]) -> None:
@@ -104,6 +120,28 @@ def _mask_id(cfg: ConfigDict, task: Task) -> int:
     return found
 
 
+def _separator(cfg: ConfigDict, task: Task) -> int:
+    """The token between texts, -1 where the tokenizer has none."""
+    found = -1
+    if task.info.tokenizer is not None and task.info.tokenizer.eos_id is not None:
+        found = task.info.tokenizer.eos_id
+    if cfg.model.separator not in (-1, found):
+        raise ValueError(
+            f"model.separator={cfg.model.separator}, but the tokenizer's end of a text is {found}: leave it -1"
+        )
+    return found
+
+
+def _num_buckets(cfg: ConfigDict) -> int:
+    """The rows that the data's character n-grams are hashed to."""
+    found = cfg.data.num_buckets if "num_buckets" in cfg.data else 0
+    if cfg.model.num_buckets not in (0, found):
+        raise ValueError(
+            f"model.num_buckets={cfg.model.num_buckets}, but the data has {found}: leave it 0"
+        )
+    return found
+
+
 def _check_pairing(cfg: ConfigDict) -> None:
     """Data and objective of ours mean the same targets: else a model that sees both sides is given its answers.
 
@@ -121,6 +159,17 @@ def _check_pairing(cfg: ConfigDict) -> None:
         raise ValueError(
             f'model.decoder_start_id={cfg.model.decoder_start_id}, but data.kind="{data}" begins what a decoder '
             f"reads with {corruption.START_ID}"
+        )
+
+
+def _check_streams(cfg: ConfigDict) -> None:
+    """What is carried from batch to batch is a row's own: row and stream are the same, but where a text is counted whole."""
+    if "num_streams" not in cfg.data or not cfg.data.carry or cfg.step.kind == "counting":
+        return
+    if cfg.data.num_streams != cfg.batch_size:
+        raise ValueError(
+            f"data.num_streams={cfg.data.num_streams} must be batch_size={cfg.batch_size}, a stream for each row that "
+            "carries a state on (0 means that)"
         )
 
 

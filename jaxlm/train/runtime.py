@@ -8,7 +8,8 @@ import os
 import sys
 
 import jax
-from etils import epath
+
+from jaxlm.data import cache
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # <malloc.h>
 ACCELERATORS = ("/dev/nvidia0", "/dev/accel0", "/dev/vfio/0")
@@ -21,8 +22,7 @@ KEPT_BYTES = 2**30
 def configure() -> None:
     """Set up this process once, before its first array; what the user has set stays."""
     if jax.config.jax_compilation_cache_dir is None:
-        root = epath.Path(os.environ.get("JAXLM_CACHE", "~/.cache/jaxlm")).expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(root / "compiled"))
+        jax.config.update("jax_compilation_cache_dir", str(cache.root() / "compiled"))
     # Other arenas than the first can't hold large buffers. It must be said before JAX starts its
     # threads, so the device files tell whether this will be a CPU run.
     if not any(map(os.path.exists, ACCELERATORS)):

@@ -1,24 +1,29 @@
-"""What a run shows of its model at a sample point: a text that it writes, or its answers to validation examples."""
+"""What a run shows of its model at a sample point: a text that it writes, its answers to validation examples, or neighbours of words."""
 
 from __future__ import annotations
 
 import itertools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlm import config as configs
+from jaxlm.core.partition import flatten
 from jaxlm.core.types import Array, Batch, ModelOutput, PyTree
-from jaxlm.data import conversations
+from jaxlm.data import conversations, subwords, word_tokenizer
 from jaxlm.decode.sampling import Sampling
 from jaxlm.decode.stopping import text_of
 from jaxlm.decode.types import Request
 from jaxlm.eval.predict import compiled, writing
+from jaxlm.eval.word_vectors import Vectors
 from jaxlm.train import assembly, parallel
 
 DEFAULT_CONTEXT = 1024  # tokens that a sample may look back on, where neither data nor model says
 NUM_EXAMPLES = 4
 HELLO = "Hello! Who are you?"
+WORD_VECTORS = "word_vectors"  # the direction of models that read no text
 PREFIX_LM = "prefix_lm"  # the objective of models that read a prompt in both directions
 SAMPLING, GREEDY = Sampling(), {"method": "sample", "temperature": 0.0}
 
@@ -40,6 +45,8 @@ class Sampler:
         """What the model says after `done` steps; nothing where `sample_tokens` is 0 or there is no text to show."""
         if not self.cfg.sample_tokens:
             return ""
+        if getattr(self.parts.model, "direction", "") == WORD_VECTORS:
+            return self._neighbours(params)
         if not hasattr(self.parts.model, "extend"):
             return self._answers(params)
         if self.tokenizer is None:
@@ -64,6 +71,14 @@ class Sampler:
         ((best,),) = SAMPLING.write(self.parts.model, params, request)
         text = text_of(self.tokenizer, best.tokens, begins=False)
         return f"user       {prompt}\nassistant  {text}" if ask else prompt + text
+
+    def _neighbours(self, params: PyTree) -> str:
+        """Of the words of `sample_prompt`, or of a few frequent ones."""
+        whole = jax.jit(lambda tree: tree, out_shardings=parallel.replicated(self.parts.mesh))
+        tables = {name: np.asarray(one) for name, one in flatten(whole(params)).items()}
+        pieces = subwords.finder(self.cfg.data) if self.cfg.model.num_buckets else None
+        vectors = Vectors.of_tables(self.tokenizer.words, tables, pieces)
+        return vectors.show(word_tokenizer.split(self.cfg.sample_prompt, self.tokenizer.language))
 
     def _answers(self, params: PyTree) -> str:
         batch = self._examples()
@@ -116,8 +131,9 @@ class Sampler:
 
 
 def context_length(cfg: Any) -> int:
-    """Positions that a run's model was trained on, or is made for where its data has no window length."""
-    if "seq_len" in cfg.data:
+    """Positions that a run's model was trained on, or is made for where its data has no window length or a state carries on."""
+    unbounded = getattr(configs.implementation(cfg, "model"), "unbounded", False)
+    if "seq_len" in cfg.data and not unbounded:
         return cfg.data.seq_len
     return cfg.model.max_len if "max_len" in cfg.model else DEFAULT_CONTEXT
 

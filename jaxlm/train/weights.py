@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from jaxlm.core.types import PyTree
 from jaxlm.train import assembly, initial
-from jaxlm.train.checkpoint import Checkpointer, state_digest
+from jaxlm.train.checkpoint import Checkpointer
+from jaxlm.train.leaves import state_digest
 from jaxlm.train.steps.gradient import fresh
 
 

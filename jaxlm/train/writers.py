@@ -106,9 +106,7 @@ class Writer:
         }
         whole = {"step": step, "split": split, "weights": weights, **scores, **about}
         self._record(whole, split, {row.name: row.value for row in rows})
-        shown = "  ".join(
-            f"{r.name} {r.value:.4f} ± {r.stderr:.4f} {r.unit}".rstrip() for r in rows
-        )
+        shown = "  ".join(map(_score, rows))
         what = "eval" if split == "val" else split
         self.log(f"{what:10} step {step}  {shown}" + (f"  ({weights} weights)" if weights else ""))
         if time.monotonic() - self._plotted_at > PLOT_SECONDS:
@@ -168,7 +166,8 @@ class Writer:
             directory = str(self.workdir / "tensorboard")
             self._tensorboard = tensorboardX.SummaryWriter(directory, purge_step=self._start + 1)
         for name, value in figures.items():
-            self._tensorboard.add_scalar(f"{tag}/{name}", value, row["step"])
+            if not math.isnan(value):  # what a step has none of
+                self._tensorboard.add_scalar(f"{tag}/{name}", value, row["step"])
 
     def _show_bar(self, step: int, line: str) -> None:
         if self._bar is None:
@@ -203,7 +202,8 @@ class Writer:
 
 
 def train_line(step: int, num_steps: int, row: Mapping[str, float]) -> str:
-    """One row of training metrics as a line; figures that are not in the row are left out."""
+    """One row of training metrics as a line; figures that are not in the row are left out, as are those that this step had none of: nan."""
+    row = {name: value for name, value in row.items() if name == "loss" or not math.isnan(value)}
     shown = (
         ("loss", "loss {:.4f}", 1.0),
         ("bits_per_byte", "{:.3f} bits/byte", 1.0),
@@ -227,6 +227,12 @@ def train_line(step: int, num_steps: int, row: Mapping[str, float]) -> str:
     if "eta_seconds" in row:
         parts.append(f"ETA {_duration(row['eta_seconds'])}")
     return "  ".join(parts)
+
+
+def _score(row: Any) -> str:
+    """A score of all examples at once has no error."""
+    error = "" if math.isnan(row.stderr) else f" ± {row.stderr:.4f}"
+    return f"{row.name} {row.value:.4f}{error} {row.unit}".rstrip()
 
 
 def _duration(seconds: float) -> str:

@@ -105,6 +105,16 @@ def test_the_signature_names_what_was_scored(objective, extra, expected):
         assert row.signature.startswith(f"{expected}|tokenizer=two-byte letters")
 
 
+def test_texts_with_rows_of_their_own_are_no_windows():
+    info = TaskInfo(8, {}, Bytes(), whole_texts=True)
+    for objective, bound in (("causal_lm", ""), ("elbo", "|bound=elbo")):
+        scores = Perplexity(info, 4, objective).run(
+            lambda batch: {"nll": batch["weights"]}, batches([[1, 1, 0, 0]])
+        )
+        expected = f"texts<=4 tokens|tokenizer=two-byte letters{bound}"
+        assert all(row.signature.startswith(expected) for row in scores.rows)
+
+
 def test_classes_are_no_text():
     with pytest.raises(ValueError, match=r'evaluators.*set evaluators to \("accuracy",\)'):
         Perplexity(TaskInfo(8, {}, Bytes(), labels=("a", "b")), 4, "classification")

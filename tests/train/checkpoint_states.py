@@ -6,7 +6,8 @@ import numpy as np
 import optax
 
 from jaxlm.core.types import TrainState
-from jaxlm.train.checkpoint import Checkpointer, Config, state_digest
+from jaxlm.train.checkpoint import Checkpointer, Config
+from jaxlm.train.leaves import state_digest
 
 
 def make_state(step: int, width: int = 16) -> TrainState:

@@ -15,7 +15,8 @@ from checkpoint_states import TARGET, assert_restores, make_state, save, target_
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxlm.train import manifest as manifests
-from jaxlm.train.checkpoint import CheckpointError, Config, state_digest
+from jaxlm.train.checkpoint import CheckpointError, Config
+from jaxlm.train.leaves import state_digest
 
 
 def test_round_trip_is_bit_exact(tmp_path, opened):

@@ -18,7 +18,8 @@ from checkpoint_states import TARGET, assert_restores, make_state, save, target_
 
 from jaxlm.train import checkpoint
 from jaxlm.train import manifest as manifests
-from jaxlm.train.checkpoint import CheckpointError, state_digest
+from jaxlm.train.checkpoint import CheckpointError
+from jaxlm.train.leaves import state_digest
 
 
 def test_full_disk_is_found_before_writing(tmp_path, opened, monkeypatch):

@@ -35,6 +35,17 @@ def test_another_number_is_refused():
         resolve.resolve(make_config(num_labels=3), TASK)
 
 
+def test_an_objective_that_asks_is_told_how_long_the_run_is():
+    cfg = config.base()
+    cfg.model = config.section("model", "vae")
+    cfg.objective, cfg.num_steps = config.section("objective", "elbo"), 7
+    text = SimpleNamespace(info=TaskInfo(10, {}))
+    assert resolve.resolve(cfg, text).objective.num_steps == 7
+    cfg.objective.num_steps = 9
+    with pytest.raises(ValueError, match="objective.num_steps=9, but num_steps=7: leave it 0"):
+        resolve.resolve(cfg, text)
+
+
 def test_layers_of_no_model_are_refused():
     cfg = make_config()
     cfg.init_layers = (0, 1)

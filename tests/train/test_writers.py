@@ -83,6 +83,19 @@ def test_a_run_on_a_pipe(tmp_path, capsys):
     assert (tmp_path / "run" / "plots" / "loss.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_what_a_step_has_none_of_is_left_out_and_a_lost_loss_is_not():
+    line = writers.train_line(1, 2, {"loss": math.nan, "reward": math.nan, "judge_loss": math.nan})
+    assert line.endswith("loss nan")
+
+
+def test_a_score_of_all_examples_at_once_shows_no_error(tmp_path, capsys):
+    writer = Writer(tmp_path, 10)
+    writer.eval(10, [Score("self_bleu", 8.7, "of 100", math.nan, "")])
+    writer.close()
+    assert "self_bleu 8.7000 of 100" in capsys.readouterr().out
+    assert read_rows(tmp_path)[0]["val_self_bleu_stderr"] is None
+
+
 def test_rows_are_on_disk_at_once(tmp_path):
     writer = Writer(tmp_path, 10)
     writer.train(1, ROW)

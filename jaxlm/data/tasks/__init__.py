@@ -2,7 +2,9 @@
 
 TASKS = {
     "text": "jaxlm.data.tasks.text:TextTask",
+    "stream_text": "jaxlm.data.tasks.stream:StreamTask",
     "packed_text": "jaxlm.data.tasks.packed:PackedTask",
+    "lines": "jaxlm.data.tasks.lines:LinesTask",
     "masked_text": "jaxlm.data.tasks.masked:MaskedTextTask",
     "span_text": "jaxlm.data.tasks.spans:SpanTextTask",
     "prefix_text": "jaxlm.data.tasks.prefix:PrefixTextTask",
@@ -22,12 +24,16 @@ TASKS = {
     "preferences": "jaxlm.data.tasks.preferences:PreferencesTask",
     "verdicts": "jaxlm.data.tasks.verdicts:VerdictsTask",
     "prompts": "jaxlm.data.tasks.prompts:PromptsTask",
+    "word_windows": "jaxlm.data.tasks.word_windows:WordWindowsTask",
+    "cooccurrences": "jaxlm.data.tasks.cooccurrences:CooccurrencesTask",
     "mixture": "jaxlm.data.tasks.mixture:MixtureTask",
 }
 
 MADE_FOR = {
-    "text": ("causal_lm", "multi_token", "distillation"),
+    "text": ("causal_lm", "multi_token", "distillation", "adversarial", "elbo"),
+    "stream_text": ("causal_lm",),
     "packed_text": ("causal_lm", "multi_token", "distillation"),
+    "lines": ("causal_lm", "multi_token", "distillation", "elbo"),
     "fim_text": ("causal_lm", "multi_token"),
     "masked_text": ("masked_lm", "distillation"),
     "span_text": ("seq2seq",),
@@ -47,6 +53,8 @@ MADE_FOR = {
     "preferences": ("reward", "dpo", "ipo", "orpo"),
     "verdicts": ("kto",),
     "mixture": ("multi_task",),
+    "word_windows": ("negative_sampling",),
+    "cooccurrences": ("glove",),
     "prompts": ("causal_lm", "distillation", "ppo", "grpo", "on_policy_distillation"),
 }
 """`data.kind` -> the objectives that its targets are for; what is not named here goes with any."""

@@ -28,7 +28,8 @@ class RecordConfig:
       val_path: the lines for validation, as in tfds:wmt16_translate/de-en@validation; "": the last
         val_fraction of path's.
       test_path: lines for split "test", which a run scores once, at its end; "": none.
-      tokenizer: bytes, chars, gpt2, bpe:N (N ids, trained on the training lines of path), or the
+      tokenizer: bytes, chars, gpt2, bpe:N (N ids, trained on the training lines of path), words:N
+        (their N most frequent words, data/word_tokenizer.py; not for models that write), or the
         path of a tokenizer.json, of a SentencePiece *.model or of a folder with one; init_from: that
         of the model which the run starts from.
       val_fraction: the last part of path's lines, held out, where there is no val_path.

@@ -29,7 +29,8 @@ class TextConfig:
         tfds:NAME[@SPLIT][:column], hf:NAME[:config][@SPLIT] (of the split train where none is named),
         tokens:DIR (made by jaxlm.prepare); or several joined by commas, each with @weight or none
         (then in proportion to their sizes).
-      tokenizer: bytes, chars, gpt2, bpe:N (N ids, trained on the training part of path), or the path
+      tokenizer: bytes, chars, gpt2, bpe:N (N ids, trained on the training part of path), words:N
+        (its N most frequent words, data/word_tokenizer.py; not for models that write), or the path
         of a tokenizer.json, of a SentencePiece *.model or of a folder with one; init_from: that of
         the model which the run starts from.
       seq_len: tokens of a window; 0: the model's max_len, which the loop fills in.
