@@ -93,7 +93,7 @@ def case():
     weights = jnp.array([[1.0, 1, 1], [1, 0, 1]])
     batch = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "weights": weights}
     params = nn.unbox(jax.jit(model.init)(jax.random.key(0), tokens))["params"]
-    params["generator"]["embed"]["embedding"] *= 30
+    params["generator"]["embed"]["embedding"] *= 3
     return model, params, batch
 
 

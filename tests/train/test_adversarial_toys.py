@@ -63,7 +63,7 @@ def two_kinds(objective, num_steps, **config):
     }
     module = GAN(TOY)
     goal = losses.Adversarial(objective, module)
-    how = Config(pretrain_fraction=0.3, discriminator_updates=2, ema_decay=0.98, **config)
+    how = Config(pretrain_fraction=0.15, discriminator_updates=2, ema_decay=0.98, **config)
     step = Adversarial(how, module, goal, None, None, 1, optim=sections, num_steps=num_steps)
     return played(step, num_steps)
 
