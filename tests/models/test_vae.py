@@ -275,12 +275,12 @@ def test_in_training_nobody_reads_the_answers_for_nothing():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cell": "mamba"}, 'model.cell="mamba": accepted are rnn, gru, lstm'),
-        ({"pooling": "sum"}, 'model.pooling="sum": accepted are last, mean, max'),
-        ({"condition": "none"}, 'model.condition="none": accepted are state, inputs, both'),
+        ({"cell": "mamba"}, "model.cell='mamba': accepted are rnn, gru, lstm"),
+        ({"pooling": "sum"}, "model.pooling='sum': accepted are last, mean, max"),
+        ({"condition": "none"}, "model.condition='none': accepted are state, inputs, both"),
         ({"d_latent": 0}, "model.d_latent=0 must be at least 1"),
         ({"word_dropout": 1.0}, "model.word_dropout=1.0 must be in"),
-        ({"dtype": "float16"}, 'model.dtype="float16"'),
+        ({"dtype": "float16"}, "model.dtype='float16'"),
     ],
 )
 def test_a_wrong_config_names_the_key(change, message):
