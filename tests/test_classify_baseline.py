@@ -37,11 +37,15 @@ def command(tmp_path):
 
 
 def test_words_and_pairs(tool):
-    counted = tool.word_counter("english", pairs=True)
+    counted = tool.word_counter("english", pairs=True, cleaned=True)
     assert counted("The compilers, and games!") == ["compil", "game", "compil game"]
-    assert tool.word_counter("english", pairs=False)("the compilers") == ["compil"]
+    assert tool.word_counter("english", pairs=False, cleaned=True)("the compilers") == ["compil"]
+    assert tool.word_counter("english", False, cleaned=False)("The compilers") == [
+        "the",
+        "compilers",
+    ]
     with pytest.raises(ValueError, match='language="elvish" is not known'):
-        tool.word_counter("elvish", pairs=True)
+        tool.word_counter("elvish", pairs=True, cleaned=True)
 
 
 def test_scores_of_an_experiment(tool, command, capsys):

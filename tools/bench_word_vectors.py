@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="of our config"
     )
+    parser.add_argument("--gensim_rate", type=float, help="gensim's first rate; default: its own")
     options = parser.parse_args()
     documents = read_words(options.path)
     num_words = sum(map(len, documents))
@@ -137,6 +138,8 @@ def train_gensim(method: str, documents: list[list[str]], options) -> tuple[Vect
     kind = {"fasttext": FastText}.get(method, Word2Vec)
     parts = [words[i : i + 10_000] for words in documents for i in range(0, len(words), 10_000)]
     how = {"bucket": our_config(method, options).data.num_buckets} if method == "fasttext" else {}
+    if options.gensim_rate:
+        how["alpha"] = options.gensim_rate
     model = kind(
         vector_size=SETTINGS["d_model"], window=SETTINGS["window"], negative=SETTINGS["num_negatives"],
         min_count=SETTINGS["min_count"], sample=SETTINGS["sample"], sg=int(method != "cbow"), workers=2, seed=1, **how,

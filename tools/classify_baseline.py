@@ -3,9 +3,10 @@
     python tools/classify_baseline.py experiments/classify_lstm.py [--config.data.path=...]
     python tools/classify_baseline.py experiments/classify_lstm.py --run runs/lstm      the model of that run beside it
     python tools/classify_baseline.py experiments/classify_lstm.py --language chinese --words_only
+    python tools/classify_baseline.py experiments/classify_lstm.py --every_word         stop words and endings tell something, too
 
 scikit-learn's logistic regression over tf-idf (logarithmic counts) of words and of pairs of words that stand in two texts at
-least. Words are those of jaxlm/data/cleaning.py: stop words dropped, stems. Its C is the best of GRID on the last tenth of the
+least. Words are those of jaxlm/data/cleaning.py: stop words dropped, stems, unless --every_word. Its C is the best of GRID on the last tenth of the
 training lines, then it is fitted to all of them. The same lines are for training and for validation (for a test, where there
 are lines for one) as in the experiment; whole texts are read, whatever a model has room for.
 """
@@ -22,7 +23,7 @@ import tag_baseline
 
 from jaxlm import cli, config, registry
 
-GRID = (1.0, 4.0, 16.0, 64.0, 256.0)
+GRID = (0.25, 1.0, 4.0, 16.0, 64.0, 256.0)
 Lines = tuple[list[list[str]], list[str]]  # what is counted of texts, and their labels
 
 
@@ -34,11 +35,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run", help="a finished run of the experiment")
     parser.add_argument("--language", default="english", help="of the texts, as BM25's (docs)")
     parser.add_argument("--words_only", action="store_true", help="without pairs of words")
+    parser.add_argument(
+        "--every_word", action="store_true", help="words as they stand, stop words too"
+    )
     options = parser.parse_args(arguments)
     cfg = config.load(options.experiment, overrides)
 
     def work() -> None:
-        words = word_counter(options.language, pairs=not options.words_only)
+        words = word_counter(options.language, not options.words_only, not options.every_word)
         print(json.dumps(baseline(cfg, words, options.run)))
 
     return cli.guarded(work, logs=sys.stderr)
@@ -84,15 +88,15 @@ def baseline(cfg: Any, words: Callable[[str], list[str]], run: str | None = None
     }
 
 
-def word_counter(language: str, pairs: bool) -> Callable[[str], list[str]]:
-    """What is counted of a text: its words, and each two that follow one another.
+def word_counter(language: str, pairs: bool, cleaned: bool) -> Callable[[str], list[str]]:
+    """What is counted of a text: its words (stems of those that are no stop words), and each two that follow one another.
 
     Raises:
       ValueError: a language without a list of stop words.
     """
     from jaxlm.data.cleaning import Cleaning
 
-    cleaning = Cleaning(language)
+    cleaning = Cleaning(language, stop_words=cleaned, stems=cleaned)
 
     def counted(text: str) -> list[str]:
         words = cleaning.words(text)
