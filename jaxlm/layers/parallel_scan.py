@@ -1,9 +1,6 @@
-"""Recurrences that are linear in their state, h_t = a_t h_(t-1) + b_t: many time steps at once, or one after the other.
-
-At once is on an accelerator `jax.lax.associative_scan` (Blelloch 1990), log T rounds over the whole array; on a CPU, where those
-rounds cost more than the steps, stretches of a row side by side: 2 T / BLOCKS steps of BLOCKS times the width, and BLOCKS
-steps between them. All give the same numbers but for rounding. Not for recurrences with a product or a function between
-states: recurrent.py.
+"""Recurrences that are linear in their state, h_t = a_t h_(t-1) + b_t: one time step after the other, or all at once by
+`jax.lax.associative_scan` (Blelloch 1990), log T rounds over the whole array. Both give the same numbers but for rounding.
+Not for recurrences with a product or a function between states: recurrent.py.
 """
 
 from __future__ import annotations
@@ -16,8 +13,6 @@ import jax.numpy as jnp
 from jaxlm.core.types import Array
 
 SCANS = ("auto", "parallel", "sequential")
-BLOCKS = 16
-"""Stretches that a CPU goes through side by side: no faster there than the loop, and two to three times as fast as rounds."""
 
 
 def choose(requested: str, cell: str, linear: bool) -> tuple[str, str]:
@@ -68,54 +63,32 @@ def linear_scan(decay: Array, drive: Array, first: Array, method: str) -> Array:
 
 
 def _scan(decay: Array, drive: Array, first: Array, method: str, reverse: bool = False) -> Array:
-    if method == "sequential":
-        return _in_blocks(decay, drive, first, reverse, 1)
-    if jax.default_backend() == "cpu":
-        return _in_blocks(decay, drive, first, reverse, min(BLOCKS, decay.shape[1]))
+    run = {"parallel": _at_once, "sequential": _one_by_one}[method]
+    return run(decay, drive, first, reverse)
+
+
+def _at_once(decay: Array, drive: Array, first: Array, reverse: bool) -> Array:
+    def after(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
+        """What two stretches do one after the other."""
+        return left[0] * right[0], right[0] * left[1] + right[1]
+
     at = -1 if reverse else 0
     drive = drive.at[:, at].add(decay[:, at] * first)
-    return jax.lax.associative_scan(_after, (decay, drive), reverse=reverse, axis=1)[1]
+    return jax.lax.associative_scan(after, (decay, drive), reverse=reverse, axis=1)[1]
 
 
-def _after(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
-    """What two stretches of the recurrence do one after the other."""
-    return left[0] * right[0], right[0] * left[1] + right[1]
+def _one_by_one(decay: Array, drive: Array, first: Array, reverse: bool) -> Array:
+    """A loop that picks its slices: `jax.lax.scan` would have time turned to the front."""
+    length = decay.shape[1]
 
+    def step(place: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        state, states = carry
+        place = length - 1 - place if reverse else place
+        now = [jax.lax.dynamic_index_in_dim(x, place, 1, keepdims=False) for x in (decay, drive)]
+        state = now[0] * state + now[1]
+        return state, jax.lax.dynamic_update_index_in_dim(states, state, place, 1)
 
-def _in_blocks(decay: Array, drive: Array, first: Array, reverse: bool, count: int) -> Array:
-    """`count` stretches side by side; 1: step after step. Loops that pick their slices spare turning the arrays around."""
-    size = -(-decay.shape[1] // count)
-
-    def cut(x: Array, filling: float) -> Array:  # [B, count, size, ...]; filling changes no state
-        missing = [(0, 0), (0, count * size - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
-        return jnp.pad(x, missing, constant_values=filling).reshape(-1, count, size, *x.shape[2:])
-
-    blocks = cut(decay, 1.0), cut(drive, 0.0)
-
-    def at(place: Array) -> list[Array]:
-        place = size - 1 - place if reverse else place
-        return [jax.lax.dynamic_index_in_dim(x, place, 2, keepdims=False) for x in blocks]
-
-    def write(place: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        decay_now, drive_now = at(place)
-        states = decay_now * carry[0] + drive_now
-        place = size - 1 - place if reverse else place
-        return states, jax.lax.dynamic_update_index_in_dim(carry[1], states, place, 2)
-
-    before = first[:, None]
-    if count > 1:
-        nothing = jnp.ones_like(blocks[0][:, :, 0]), jnp.zeros_like(blocks[1][:, :, 0])
-        wholes = jax.lax.fori_loop(0, size, lambda n, whole: _after(whole, at(n)), nothing)
-        before = _between(*wholes, first, reverse)
-    _, states = jax.lax.fori_loop(0, size, write, (before, jnp.zeros_like(blocks[1])))
-    return states.reshape(drive.shape[0], -1, *drive.shape[2:])[:, : drive.shape[1]]
-
-
-def _between(decay: Array, drive: Array, first: Array, reverse: bool) -> Array:
-    """The state before each stretch [B, count, ...], from what each does as a whole."""
-    turned = tuple(jnp.swapaxes(x, 0, 1) for x in (decay, drive))
-    _, states = jax.lax.scan(lambda s, x: (x[0] * s + x[1], s), first, turned, reverse=reverse)
-    return jnp.swapaxes(states, 0, 1)
+    return jax.lax.fori_loop(0, length, step, (first, jnp.zeros_like(drive)))[1]
 
 
 def _linear_scan(decay, drive, first, method):

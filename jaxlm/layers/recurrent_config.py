@@ -127,7 +127,7 @@ class RecurrentConfig(ModelConfig):
             return [((width,),) * CELLS[self.cell].num_states for width in self.widths]
         if self.cell == "mamba":
             inner = self.hidden_width
-            return [((inner, self.d_state), (self.conv_width - 1, inner))] * self.num_layers
+            return [((self.d_state, inner), (self.conv_width - 1, inner))] * self.num_layers
         return [((self.hidden_width,), (self.conv_width - 1, self.d_model))] * self.num_layers
 
     def make_dropout(self, rate: float, train: bool) -> nn.Module:

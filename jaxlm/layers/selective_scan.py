@@ -18,20 +18,21 @@ from jaxlm.layers.min_recurrent import CausalConv
 from jaxlm.layers.parallel_scan import linear_scan
 from jaxlm.layers.recurrent import State, uniform
 
-CHUNK = 64
-"""Time steps whose states [B, CHUNK, I, N] exist at once; the backward pass makes them again."""
+CHUNK = 32
+"""Time steps whose states [B, N, I] exist at once; the backward pass makes them again from the state before each chunk."""
 STEP_SIZES = (1e-3, 1e-1)
 """That steps begin within, log-uniformly."""
+einsum = functools.partial(jnp.einsum, precision="float32")  # not TF32
 
 
 def selective_scan(
     x_BTI: Array,
     step_BTI: Array,
-    rate_IN: Array,
+    rate_NI: Array,
     in_BTN: Array,
     out_BTN: Array,
     keep_BT: Array | None,
-    state_BIN: Array,
+    state_BNI: Array,
     method: str,
 ) -> tuple[Array, Array]:
     """h_t = exp(step rate) h_(t-1) + step in x, y_t = sum over N of out h_t (the paper's algorithm 2), all float32.
@@ -41,49 +42,115 @@ def selective_scan(
     Args:
       x_BTI: what drives the states.
       step_BTI: sizes of the steps; 0 leaves a state as it is.
-      rate_IN: below 0 (the paper's A).
+      rate_NI: below 0 (the paper's A).
       in_BTN, out_BTN: the paper's B and C.
-      keep_BT: what a state is multiplied with before a step; None: 1.
-      state_BIN: before the first step.
+      keep_BT: what a state is multiplied with before a step, which gets no gradient; None: 1.
+      state_BNI: before the first step.
       method: "parallel" (of CHUNK steps at once) or "sequential".
 
     Returns:
       y_BTI, and the last state.
     """
-    length = x_BTI.shape[1]
+    rows, length = x_BTI.shape[:2]
     size = min(CHUNK, length)
-    keep_BT = jnp.ones(x_BTI.shape[:2], jnp.float32) if keep_BT is None else keep_BT
-    parts = (x_BTI, step_BTI, in_BTN, out_BTN, keep_BT)
-    filling = -length % size
-    pad = [jnp.pad(part, [(0, 0), (0, filling)] + [(0, 0)] * (part.ndim - 2)) for part in parts]
-    pad[-1] = pad[-1].at[:, length:].set(1.0)  # steps of size 0 that keep all: they change nothing
-    chunks = [
-        jnp.moveaxis(part.reshape(part.shape[0], -1, size, *part.shape[2:]), 1, 0) for part in pad
-    ]
-    run = {"parallel": _at_once, "sequential": _one_by_one}[method]
-    body = jax.checkpoint(functools.partial(run, rate_IN))
-    state_BIN, y = jax.lax.scan(body, state_BIN, chunks)
-    y_BTI = jnp.moveaxis(y, 0, 1).reshape(y.shape[1], -1, y.shape[-1])
-    return y_BTI[:, :length], state_BIN
+    keep_BT = jnp.ones((rows, length), jnp.float32) if keep_BT is None else keep_BT
+
+    def cut(part: Array, filling: float = 0.0) -> Array:  # [chunks, size, B, ...]
+        missing = [(0, -length % size), (0, 0)] + [(0, 0)] * (part.ndim - 2)
+        part = jnp.pad(jnp.swapaxes(part, 0, 1), missing, constant_values=filling)
+        return part.reshape(-1, size, *part.shape[1:])
+
+    # Filled up with steps of size 0 that keep all: they change nothing.
+    chunks = (*map(cut, (x_BTI, step_BTI, in_BTN, out_BTN)), cut(keep_BT, 1.0))
+    if method == "parallel":
+        body = jax.checkpoint(functools.partial(_at_once, rate_NI))
+        last, y = jax.lax.scan(body, state_BNI, chunks)
+    else:
+        last, y = _one_by_one(rate_NI, state_BNI, chunks)
+    return jnp.swapaxes(y.reshape(-1, *y.shape[2:])[:length], 0, 1), last
 
 
-def _at_once(rate_IN: Array, state_BIN: Array, chunk: tuple[Array, ...]) -> tuple[Array, Array]:
+Chunk = tuple[Array, Array, Array, Array, Array]
+"""x, step, in, out and keep, time first."""
+
+
+def _at_once(rate: Array, state: Array, chunk: Chunk) -> tuple[Array, Array]:
     x, step, into, out, keep = chunk
-    decay = jnp.exp(step[..., None] * rate_IN[None, None]) * keep[..., None, None]
-    drive = (step * x)[..., None] * into[:, :, None, :]
-    states = linear_scan(decay, drive, state_BIN, "parallel")
-    return states[:, -1], jnp.einsum("BTIN,BTN->BTI", states, out)
+    decay = jnp.exp(step[:, :, None] * rate[None, None]) * keep[..., None, None]
+    drive = (step * x)[:, :, None] * into[..., None]
+    states = jnp.swapaxes(
+        linear_scan(jnp.swapaxes(decay, 0, 1), jnp.swapaxes(drive, 0, 1), state, "parallel"), 0, 1
+    )
+    return states[-1], einsum("TBNI,TBN->TBI", states, out)
 
 
-def _one_by_one(rate_IN: Array, state_BIN: Array, chunk: tuple[Array, ...]) -> tuple[Array, Array]:
-    def step_on(state: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
-        x, step, into, out, keep = inputs
-        decay = jnp.exp(step[..., None] * rate_IN[None]) * keep[:, None, None]
-        state = decay * state + (step * x)[..., None] * into[:, None, :]
-        return state, jnp.sum(state * out[:, None, :], axis=-1)
+# One by one: a step's arrays [B, N, I] stay in a core's cache, with features side by side; sums over N or I are products, as XLA's
+# own sums of one row take ten times as long on a CPU. The backward pass is written out, as autodiff's would write down each
+# array of each step.
 
-    state, y_TBI = jax.lax.scan(step_on, state_BIN, [jnp.swapaxes(part, 0, 1) for part in chunk])
-    return state, jnp.swapaxes(y_TBI, 0, 1)
+
+@jax.custom_vjp
+def _one_by_one(rate: Array, state: Array, chunks: Chunk) -> tuple[Array, Array]:
+    """The last state, and y [chunks, size, B, I]."""
+    return _forward(rate, state, chunks)[0]
+
+
+def _decay(rate: Array, step: Array, keep: Array) -> Array:
+    return jnp.exp(step[:, None] * rate[None]) * keep[:, None, None]
+
+
+def _next(rate: Array, state: Array, x: Array, step: Array, into: Array, keep: Array) -> Array:
+    return _decay(rate, step, keep) * state + (step * x)[:, None] * into[..., None]
+
+
+def _forward(rate: Array, state: Array, chunks: Chunk):
+    def on(state: Array, now: Chunk) -> tuple[Array, Array]:
+        x, step, into, out, keep = now
+        state = _next(rate, state, x, step, into, keep)
+        return state, einsum("BNI,BN->BI", state, out)
+
+    def through(first: Array, chunk: Chunk) -> tuple[Array, tuple[Array, Array]]:
+        last, y = jax.lax.scan(on, first, chunk)
+        return last, (y, first)
+
+    last, (y, firsts) = jax.lax.scan(through, state, chunks)
+    return (last, y), (rate, chunks, firsts)
+
+
+def _backward(kept, grads):
+    rate, chunks, firsts = kept
+    last_grad, y_grad = grads
+    ones_N = jnp.ones(rate.shape[0], jnp.float32)
+
+    def again(state: Array, now) -> tuple[Array, tuple[Array, Array]]:
+        (x, step, into, _, keep), grad = now
+        after = _next(rate, state, x, step, into, keep)
+        return after, (state, einsum("BNI,BI->BN", after, grad))
+
+    def back(carry: tuple[Array, Array], now) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
+        state_grad, rate_grad = carry
+        (x, step, into, out, keep), before, grad = now
+        state_grad = state_grad + grad[:, None] * out[..., None]
+        into_grad = einsum("BNI,BI->BN", state_grad, step * x)
+        driven_grad = einsum("BNI,BN->BI", state_grad, into)
+        state_grad = state_grad * _decay(rate, step, keep)  # of the state before
+        power_grad = state_grad * before  # of step rate
+        step_grad = einsum("BNI,N->BI", power_grad * rate[None], ones_N) + driven_grad * x
+        rate_grad = rate_grad + power_grad * step[:, None]
+        return (state_grad, rate_grad), (driven_grad * step, step_grad, into_grad)
+
+    def through(carry, now):
+        chunk, first, grad = now
+        _, (before, out_grad) = jax.lax.scan(again, first, (chunk, grad))
+        carry, found = jax.lax.scan(back, carry, (chunk, before, grad), reverse=True)
+        return carry, (*found, out_grad)
+
+    begin = last_grad, jnp.zeros_like(last_grad)
+    (state_grad, rate_grad), found = jax.lax.scan(through, begin, (chunks, firsts, y_grad), reverse=True)  # fmt: skip
+    return rate_grad.sum(0), state_grad, (*found, jnp.zeros_like(chunks[-1]))
+
+
+_one_by_one.defvjp(_forward, _backward)
 
 
 class Mamba(nn.Module):
@@ -103,7 +170,7 @@ class Mamba(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, state: State, places: Marks) -> tuple[Array, State]:
-        """state: [B, I, N] and what the convolution looks back on, [B, conv_width - 1, I]."""
+        """state: [B, N, I] and what the convolution looks back on, [B, conv_width - 1, I]."""
         inner = self.features
 
         def linear(features, axes, name, init=self.kernel_init, bias=False):
@@ -128,7 +195,7 @@ class Mamba(nn.Module):
         if places.real_BT is not None:
             step = jnp.where(places.real_BT[..., None], step, 0.0)
         y, last = selective_scan(
-            wide, step, -jnp.exp(log_rate), into, out, keep, state[0], self.method
+            wide, step, -jnp.exp(log_rate).T, into, out, keep, state[0], self.method
         )
         y = (y + times_row(wide, skip)).astype(self.dtype) * jax.nn.silu(gate)
         return linear(x.shape[-1], ("mlp", "embed"), "out", self.out_init)(y), (last, window)
