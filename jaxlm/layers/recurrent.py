@@ -138,29 +138,30 @@ def _forward(name, read_TBP, kernel_DP, bias_Q, first, keep_TB, real_TB):
         if keep is not None:
             state = tuple(part * keep[:, None] for part in state)
         gates = cell.join(read.astype(jnp.float32), _product(state[0], kernel_DP))
-        squashed = _squash(cell.parts, gates + as_row(bias_Q, gates))
-        new = cell.step(_cut(squashed, cell.parts), state)
+        # Kept part by part: a CPU reads slices of columns one number at a time.
+        parts = _cut(_squash(cell.parts, gates + as_row(bias_Q, gates)), cell.parts)
+        new = cell.step(parts, state)
         if real is not None:
             new = tuple(jnp.where(real[:, None], n, o) for n, o in zip(new, state, strict=True))
-        return new, (new[0], state, squashed)
+        return new, (new[0], state, parts)
 
-    last, (out_TBD, before, squashed) = jax.lax.scan(body, first, (read_TBP, keep_TB, real_TB))
+    last, (out_TBD, before, parts) = jax.lax.scan(body, first, (read_TBP, keep_TB, real_TB))
     like = jnp.zeros((), read_TBP.dtype)  # a gradient has the dtype of what it is of
-    return (out_TBD, last), (before, squashed, like, kernel_DP, keep_TB, real_TB)
+    return (out_TBD, last), (before, parts, like, kernel_DP, keep_TB, real_TB)
 
 
 def _backward(name, kept, grads):
-    before, squashed_TBQ, like, kernel_DP, keep_TB, real_TB = kept
+    before, parts, like, kernel_DP, keep_TB, real_TB = kept
     cell = CELLS[name]
     kernel_PD = jax.lax.optimization_barrier(kernel_DP.T)  # turned once, not at every step
 
     def body(grad: State, inputs: Any):
-        squashed, state, out, keep, real = inputs
+        parts, state, out, keep, real = inputs
         grad = (grad[0] + out, *grad[1:])
         if real is not None:
             stays = tuple(jnp.where(real[:, None], 0.0, part) for part in grad)
             grad = tuple(jnp.where(real[:, None], part, 0.0) for part in grad)
-        gates_grad, grad = _step_back(cell, squashed, state, grad)
+        gates_grad, grad = _step_back(cell, parts, state, grad)
         grad = (grad[0] + _product(cell.split(gates_grad)[1], kernel_PD), *grad[1:])
         if real is not None:
             grad = tuple(map(jnp.add, grad, stays))
@@ -168,7 +169,7 @@ def _backward(name, kept, grads):
             grad = tuple(part * keep[:, None] for part in grad)
         return grad, gates_grad
 
-    inputs = (squashed_TBQ, before, grads[0], keep_TB, real_TB)
+    inputs = (parts, before, grads[0], keep_TB, real_TB)
     first_grad, gates_grad = jax.lax.scan(body, grads[1], inputs, reverse=True)
     read_grad, told_grad = cell.split(gates_grad)
     rows, seen = (
@@ -179,9 +180,8 @@ def _backward(name, kept, grads):
     return read_grad.astype(like.dtype), *grads
 
 
-def _step_back(cell: Cell, squashed: Array, state: State, grad: State) -> tuple[Array, State]:
+def _step_back(cell: Cell, parts: Parts, state: State, grad: State) -> tuple[Array, State]:
     """Gradients of what `join` made [B, Q], and of the state but for its way through the kernel."""
-    parts = _cut(squashed, cell.parts)
     parts_grad, grad = jax.vjp(cell.step, parts, state)[1](grad)
     slopes = (SLOPES[kind](part) for kind, part in zip(cell.parts, parts, strict=True))
     parts_grad = tuple(map(jnp.multiply, parts_grad, slopes))
