@@ -18,7 +18,7 @@ def get_config():
     cfg.optim = config.section(
         "optim",
         "sgd",
-        learning_rate=0.25,
+        learning_rate=0.5,
         schedule="linear",
         warmup_steps=0,
         min_lr_ratio=0.004,
