@@ -22,10 +22,9 @@ demo: $(VENV)/.installed
 
 install: $(VENV)/.installed
 
-# Most of their time is compiling, and no shape is large enough to be worth XLA's optimisations, nor its newer emitters of fused loops, which
-# take longer to compile; the slow ones are compiled as users' runs are.
+# Most of their time is compiling, and no shape is large enough to be worth XLA's optimisations; the slow ones are compiled as users' runs are.
 test: $(VENV)/.installed-test
-	JAX_DISABLE_MOST_OPTIMIZATIONS=1 XLA_FLAGS="$(XLA_FLAGS) --xla_cpu_use_fusion_emitters=false" $(PYTEST) -m "not slow"
+	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) -m "not slow"
 
 # With the libraries that results are compared with; without them those tests skip themselves and say so.
 test-slow: $(VENV)/.installed-test
