@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from jaxlm import config as configs
 from jaxlm.data import pipeline, sources, word_tokenizer
-from jaxlm.train import assembly, plan
+from jaxlm.train import assembly, plan, signals
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 PILOT_STEPS = 20  # that are timed where the budget is one of seconds
@@ -235,7 +235,7 @@ def _launch(
     command = [sys.executable, "-m", "jaxlm.launch", "--config", spec, "--workdir", str(folder)]
     command += [f"--config.{key}={value}" for key, value in changes.items()]
     output = folder.with_name(f"{folder.name}.log")
-    with output.open("a", encoding="utf-8") as file:
+    with output.open("a", encoding="utf-8") as file, signals.sigterm_raises():
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=os.environ)
         try:
             code = process.wait(limit)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
@@ -12,6 +13,23 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 ASK_EVERY = 8  # steps between two questions
+
+
+@contextlib.contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """A context in which SIGTERM raises SystemExit, so that a process which waits for another can stop that one first."""
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class StopSignal:

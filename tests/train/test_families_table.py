@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -189,3 +194,23 @@ def test_the_table_has_the_best_first_and_says_who_was_scored_otherwise():
     lines = tables.markdown(found, about).splitlines()
     assert lines[4].startswith("| a | 1.000 ± 0.010 | 10 |")
     assert lines[-1].startswith("| none | - |")
+
+
+@pytest.mark.slow
+def test_a_table_that_is_stopped_stops_its_row_which_saves_itself(ngram, corpus, tmp_path):
+    """By SIGTERM to the table's process alone, as a batch system sends it; nobody is left training."""
+    longer = Path(ngram).read_text().replace('"ngram", order=3', '"rnn", d_model=8, num_layers=1')
+    longer = longer.replace("num_streams=1", "num_streams=0")
+    (tmp_path / "rnn.py").write_text(longer.replace('"counting"', '"gradient"'))
+    command = [sys.executable, "-m", "jaxlm.compare", str(tmp_path / "rnn.py"), "--seq_len=8"]
+    command += [f"--corpus={corpus.path}", "--budget=1000m", f"--out={tmp_path / 'out'}"]
+    log = tmp_path / "out" / "rows" / "rnn.log"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as table:
+        for _ in range(600):
+            if log.is_file() and "compiled" in log.read_text():
+                break
+            time.sleep(0.1)
+        table.terminate()
+        assert table.wait(120) == 128 + signal.SIGTERM
+    said = log.read_text()
+    assert "saved in" in said and "the same command goes on" in said
