@@ -23,7 +23,7 @@ import tag_baseline
 
 from jaxlm import cli, config, registry
 
-GRID = (0.25, 1.0, 4.0, 16.0, 64.0, 256.0)
+GRID = (1.0, 4.0, 16.0, 64.0, 256.0)
 Lines = tuple[list[list[str]], list[str]]  # what is counted of texts, and their labels
 
 
